@@ -13,15 +13,24 @@ enum class DType : uint8_t { kF32, kF16, kBf16, kI8, kI32, kI64, kU8, kBool, kF8
 
 constexpr size_t size_of(DType type) {
   switch (type) {
-    case DType::kF32: return 4;
-    case DType::kF16: return 2;
-    case DType::kBf16: return 2;
-    case DType::kI8: return 1;
-    case DType::kI32: return 4;
-    case DType::kI64: return 8;
-    case DType::kU8: return 1;
-    case DType::kBool: return 1;
-    case DType::kF8E4M3: return 1;
+    case DType::kF32:
+      return 4;
+    case DType::kF16:
+      return 2;
+    case DType::kBf16:
+      return 2;
+    case DType::kI8:
+      return 1;
+    case DType::kI32:
+      return 4;
+    case DType::kI64:
+      return 8;
+    case DType::kU8:
+      return 1;
+    case DType::kBool:
+      return 1;
+    case DType::kF8E4M3:
+      return 1;
   }
   return 0;
 }
@@ -29,15 +38,24 @@ constexpr size_t size_of(DType type) {
 // The name that Hugging Face configurations and vLLM's --dtype use: "bfloat16", "float32", "float16", ...
 constexpr std::string_view dtype_name(DType type) {
   switch (type) {
-    case DType::kF32: return "float32";
-    case DType::kF16: return "float16";
-    case DType::kBf16: return "bfloat16";
-    case DType::kI8: return "int8";
-    case DType::kI32: return "int32";
-    case DType::kI64: return "int64";
-    case DType::kU8: return "uint8";
-    case DType::kBool: return "bool";
-    case DType::kF8E4M3: return "float8_e4m3fn";
+    case DType::kF32:
+      return "float32";
+    case DType::kF16:
+      return "float16";
+    case DType::kBf16:
+      return "bfloat16";
+    case DType::kI8:
+      return "int8";
+    case DType::kI32:
+      return "int32";
+    case DType::kI64:
+      return "int64";
+    case DType::kU8:
+      return "uint8";
+    case DType::kBool:
+      return "bool";
+    case DType::kF8E4M3:
+      return "float8_e4m3fn";
   }
   return "unknown";
 }

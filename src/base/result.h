@@ -24,15 +24,24 @@ enum class Code {
 // The name of a code as it appears in logs and metrics: "invalid", "not_found", ...
 constexpr const char* code_name(Code code) {
   switch (code) {
-    case Code::kInvalid: return "invalid";
-    case Code::kNotFound: return "not_found";
-    case Code::kExhausted: return "exhausted";
-    case Code::kUnavailable: return "unavailable";
-    case Code::kTimeout: return "timeout";
-    case Code::kCancelled: return "cancelled";
-    case Code::kIo: return "io";
-    case Code::kCorrupt: return "corrupt";
-    case Code::kDenied: return "denied";
+    case Code::kInvalid:
+      return "invalid";
+    case Code::kNotFound:
+      return "not_found";
+    case Code::kExhausted:
+      return "exhausted";
+    case Code::kUnavailable:
+      return "unavailable";
+    case Code::kTimeout:
+      return "timeout";
+    case Code::kCancelled:
+      return "cancelled";
+    case Code::kIo:
+      return "io";
+    case Code::kCorrupt:
+      return "corrupt";
+    case Code::kDenied:
+      return "denied";
   }
   return "unknown";
 }
@@ -61,26 +70,24 @@ inline Failure fail(Code code, std::string message, std::string param = {}) {
 
 #define BATON_CONCAT_INNER(a, b) a##b
 #define BATON_CONCAT(a, b) BATON_CONCAT_INNER(a, b)
-#define BATON_TRY_INNER(tmp, decl, ...)                            \
-  auto tmp = (__VA_ARGS__);                                        \
-  if (!tmp) return ::baton::Failure(std::move(tmp).error());       \
+#define BATON_TRY_INNER(tmp, decl, ...)                      \
+  auto tmp = (__VA_ARGS__);                                  \
+  if (!tmp) return ::baton::Failure(std::move(tmp).error()); \
   decl = *std::move(tmp)
-#define BATON_CO_TRY_INNER(tmp, decl, ...)                         \
-  auto tmp = (__VA_ARGS__);                                        \
-  if (!tmp) co_return ::baton::Failure(std::move(tmp).error());    \
+#define BATON_CO_TRY_INNER(tmp, decl, ...)                      \
+  auto tmp = (__VA_ARGS__);                                     \
+  if (!tmp) co_return ::baton::Failure(std::move(tmp).error()); \
   decl = *std::move(tmp)
 
 // Statements, not expressions: TRY(const auto config, parse(text)); passes an error up or declares the value.
 #define TRY(decl, ...) BATON_TRY_INNER(BATON_CONCAT(try_, __COUNTER__), decl, __VA_ARGS__)
-#define TRY_DO(...)                                                                          \
-  do {                                                                                       \
-    if (auto try_done = (__VA_ARGS__); !try_done)                                            \
-      return ::baton::Failure(std::move(try_done).error());                                  \
+#define TRY_DO(...)                                                                                     \
+  do {                                                                                                  \
+    if (auto try_done = (__VA_ARGS__); !try_done) return ::baton::Failure(std::move(try_done).error()); \
   } while (false)
 // The same inside a coroutine. `expr` may itself be a co_await.
 #define CO_TRY(decl, ...) BATON_CO_TRY_INNER(BATON_CONCAT(try_, __COUNTER__), decl, __VA_ARGS__)
-#define CO_TRY_DO(...)                                                                       \
-  do {                                                                                       \
-    if (auto try_done = (__VA_ARGS__); !try_done)                                            \
-      co_return ::baton::Failure(std::move(try_done).error());                               \
+#define CO_TRY_DO(...)                                                                                     \
+  do {                                                                                                     \
+    if (auto try_done = (__VA_ARGS__); !try_done) co_return ::baton::Failure(std::move(try_done).error()); \
   } while (false)

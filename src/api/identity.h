@@ -1,0 +1,48 @@
+// Who an instance is, as it says under "baton" in GET /v1/models: the proxy pairs only instances that fit.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "api/json.h"
+#include "base/ids.h"
+#include "base/result.h"
+
+namespace baton::api {
+
+enum class Role { kPrefill, kDecode, kBoth };
+constexpr std::string_view role_name(Role role) {
+  switch (role) {
+    case Role::kPrefill: return "prefill";
+    case Role::kDecode: return "decode";
+    case Role::kBoth: return "both";
+  }
+  return "both";
+}
+
+struct InstanceIdentity {
+  int32_t protocol = 0;       // kHandoverProtocol of its build
+  std::string version;        // of its build
+  Role role = Role::kBoth;
+  bool hands_over = false;    // has a --kv-transfer-config
+  Incarnation incarnation;
+  std::string engine_id;
+  std::string fingerprint;    // of the model, hex
+  std::string kv_dtype;       // base/dtype.h names
+  int32_t block_size = 0;     // tokens
+  int32_t max_model_len = 0;  // tokens
+  int32_t tensor_parallel_size = 1;
+  int32_t kv_port = 0;        // side channel port of this rank; 0: none
+  bool operator==(const InstanceIdentity&) const = default;
+};
+
+std::string render_identity(const InstanceIdentity& identity);
+
+// From the body of GET /v1/models. Nothing when the instance does not speak Baton (a vLLM).
+Result<std::optional<InstanceIdentity>> parse_models_identity(std::string_view body);
+
+// Why prefill instance `p` cannot hand over to `d`: the field and both values; empty if it can.
+std::string pairing_mismatch(const InstanceIdentity& p, const InstanceIdentity& d);
+
+}  // namespace baton::api
