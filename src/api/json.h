@@ -5,7 +5,9 @@
 #include <boost/json/value.hpp>
 
 #include <charconv>
+#include <concepts>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -18,19 +20,19 @@ namespace baton::api {
 
 namespace json = boost::json;
 
-// Parses one document of at most `bytes_max` bytes and kJsonDepthMax levels. Invalid UTF-8 is refused. Integers
-// keep all 64 bits; other numbers become doubles. kInvalid: "body: not JSON at byte 17: ...".
+// Parses one document of at most `bytes_max` bytes and kJsonDepthMax levels. Invalid UTF-8 is refused.
+// Integers keep all 64 bits; other numbers become doubles. kInvalid: "body: not JSON at byte 17: ...".
 Result<json::value> parse_json(std::string_view text, size_t bytes_max = kBodyBytesMax);
 
 // As parse_json, but the document must be an object.
 Result<json::object> parse_json_object(std::string_view text, size_t bytes_max = kBodyBytesMax);
 
-// Appends `text` as a JSON string with its quotes (RFC 8259, section 7). Bytes that are not UTF-8 become U+FFFD,
-// one per byte that starts no valid sequence.
+// Appends `text` as a JSON string with its quotes (RFC 8259, section 7). Bytes that are not UTF-8 become
+// U+FFFD, one per byte that starts no valid sequence.
 void append_json_string(std::string& out, std::string_view text);
 
-// Appends a finite number so that it reads back as the same bits; a float32 stays one when it is read as a double
-// and narrowed. Infinities and NaN, which JSON does not have, are appended as null.
+// Appends a finite number so that it reads back as the same bits; a float32 stays one when it is read as a
+// double and narrowed. Infinities and NaN, which JSON does not have, are appended as null.
 void append_json_number(std::string& out, double value);
 
 template <std::integral Int>
@@ -43,9 +45,9 @@ void append_json_integer(std::string& out, Int value) {
 // The bounded text of a value for an error message: at most 64 bytes of its JSON.
 std::string excerpt(const json::value& value);
 
-// The members of one JSON object, each as the bytes it was written in, so that a body can be changed in one place
-// and passed on everywhere else unchanged: numbers never go through a float, order and blanks stay. Views into
-// the text given to parse(), which must outlive this.
+// The members of one JSON object, each as the bytes it was written in, so that a body can be changed in one
+// place and passed on everywhere else unchanged: numbers never go through a float, order and blanks stay.
+// Views into the text given to parse(), which must outlive this.
 class ObjectBytes {
  public:
   struct Member {

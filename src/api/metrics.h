@@ -1,7 +1,7 @@
-// Counters, gauges and histograms as plain structs with one owner thread, and their Prometheus text (exposition
-// format 0.0.4) under vLLM's names and buckets (vllm/v1/metrics/loggers.py), so that its dashboards work. Own code
-// rather than prometheus-cpp: that library locks and looks up a label map at each observation, while here the owner
-// adds to a number and the text is made when somebody asks.
+// Counters, gauges and histograms as plain structs with one owner thread, and their Prometheus text
+// (exposition format 0.0.4) under vLLM's names and buckets (vllm/v1/metrics/loggers.py), so that its
+// dashboards work. Own code rather than prometheus-cpp: that library locks and looks up a label map at each
+// observation, while here the owner adds to a number and the text is made when somebody asks.
 #pragma once
 
 #include <cstdint>
@@ -70,8 +70,8 @@ struct ServeMetrics {
   uint64_t preemptions = 0;
   uint64_t prompt_tokens = 0;
   uint64_t generation_tokens = 0;
-  uint64_t prefix_cache_queries = 0;  // tokens
-  uint64_t prefix_cache_hits = 0;     // tokens
+  uint64_t prefix_cache_queries = 0;                      // tokens
+  uint64_t prefix_cache_hits = 0;                         // tokens
   std::map<std::string, uint64_t, std::less<>> finished;  // by finish reason: stop, length, abort, error
 
   Histogram time_to_first_token_s{first_token_buckets_s()};
@@ -90,12 +90,13 @@ struct ServeMetrics {
 
   int64_t kv_blocks_total = 0;
   int64_t kv_blocks_free = 0;
-  int64_t kv_blocks_held = 0;      // on P: under a lease, waiting to be taken
-  int64_t kv_blocks_landing = 0;   // on D: being filled by a peer
+  int64_t kv_blocks_held = 0;     // on P: under a lease, waiting to be taken
+  int64_t kv_blocks_landing = 0;  // on D: being filled by a peer
   uint64_t handover_bytes = 0;
-  uint64_t requests_refused = 0;   // queue full
-  uint64_t clients_gone = 0;       // hung up before their answer was whole
-  std::map<std::string, uint64_t, std::less<>> handovers;  // by outcome: done, aborted, expired, refused, failed
+  uint64_t requests_refused = 0;  // queue full
+  uint64_t clients_gone = 0;      // hung up before their answer was whole
+  std::map<std::string, uint64_t, std::less<>>
+      handovers;  // by outcome: done, aborted, expired, refused, failed
   Histogram handover_time_s{first_token_buckets_s()};
 };
 std::string render_metrics(const ServeMetrics& metrics);
@@ -107,14 +108,15 @@ struct ProxyMetrics {
     std::string role;     // prefill, decode
     bool up = false;
     int64_t in_flight = 0;
-    double load = 0;      // the score that its reservations add up to
+    double load = 0;  // the score that its reservations add up to
     uint64_t requests = 0;
     uint64_t failures = 0;
   };
   std::vector<Instance> instances;
   int64_t requests_in_flight = 0;
   int64_t requests_waiting = 0;
-  std::map<std::string, uint64_t, std::less<>> outcomes;  // by status class or reason: ok, client_gone, p_failed, ...
+  std::map<std::string, uint64_t, std::less<>>
+      outcomes;  // by status class or reason: ok, client_gone, p_failed, ...
   uint64_t retries = 0;
   Histogram time_to_first_byte_s{first_token_buckets_s()};
   Histogram prefill_time_s{request_latency_buckets_s()};

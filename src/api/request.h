@@ -1,10 +1,12 @@
-// What a client may ask: /v1/completions, /v1/chat/completions, /tokenize, /detokenize, /abort_request as structs.
-// Field names and meanings are OpenAI's and vLLM's (vllm/entrypoints/openai/protocol.py). Every value is checked
-// for type and range here; what needs the model (lengths, vocabulary) is checked where the model is.
+// What a client may ask: /v1/completions, /v1/chat/completions, /tokenize, /detokenize, /abort_request as
+// structs. Field names and meanings are OpenAI's and vLLM's (vllm/entrypoints/openai/protocol.py). Every
+// value is checked for type and range here; what needs the model (lengths, vocabulary) is checked where the
+// model is.
 //
-// Errors are kInvalid with `param` set: "temperature: -1, expected a number from 0 to 1000". Fields that nobody knows
-// are ignored as vLLM does, and named in `unknown_fields` for a debug log. Fields that vLLM knows and Baton cannot
-// honour yet are refused when they ask for something ("response_format: type json_schema is not supported yet").
+// Errors are kInvalid with `param` set: "temperature: -1, expected a number from 0 to 1000". Fields that
+// nobody knows are ignored as vLLM does, and named in `unknown_fields` for a debug log. Fields that vLLM
+// knows and Baton cannot honour yet are refused when they ask for something ("response_format: type
+// json_schema is not supported yet").
 #pragma once
 
 #include <boost/json/array.hpp>
@@ -25,9 +27,9 @@ namespace baton::api {
 
 // What the server allows, beyond the constants of limits.h.
 struct RequestLimits {
-  int32_t max_logprobs = 20;          // --max-logprobs: bound of logprobs, top_logprobs, prompt_logprobs
-  int32_t vocab_size = INT32_MAX;     // token ids lie in [0, vocab_size)
-  bool trust_chat_template = false;   // --trust-request-chat-template
+  int32_t max_logprobs = 20;         // --max-logprobs: bound of logprobs, top_logprobs, prompt_logprobs
+  int32_t vocab_size = INT32_MAX;    // token ids lie in [0, vocab_size)
+  bool trust_chat_template = false;  // --trust-request-chat-template
   size_t body_bytes_max = kBodyBytesMax;
 };
 
@@ -37,7 +39,8 @@ struct LogitBias {
   bool operator==(const LogitBias&) const = default;
 };
 
-// What the client says about drawing tokens. Nothing means "not said": the server's default counts (resolve()).
+// What the client says about drawing tokens. Nothing means "not said": the server's default counts
+// (resolve()).
 struct SamplingFields {
   std::optional<float> temperature;         // [0, kTemperatureMax]; 0 is greedy
   std::optional<float> top_p;               // (0, 1]
@@ -48,8 +51,8 @@ struct SamplingFields {
   float frequency_penalty = 0;              // +-kPenaltyBound
   std::vector<LogitBias> logit_bias;        // ascending token, no two the same
   std::optional<int64_t> seed;
-  int32_t n = 1;                            // [1, kChoicesPerPromptMax]
-  std::vector<std::string> stop;            // none empty
+  int32_t n = 1;                  // [1, kChoicesPerPromptMax]
+  std::vector<std::string> stop;  // none empty
   std::vector<TokenId> stop_token_ids;
   bool include_stop_str_in_output = false;
   bool ignore_eos = false;
@@ -80,8 +83,8 @@ struct Sampling {
   int32_t max_tokens = 0;
 };
 
-// Fills what the client left open. `room_tokens` is max_model_len minus the prompt's tokens; `fallback_max_tokens`
-// counts when neither client nor server names a maximum. Never more than room_tokens.
+// Fills what the client left open. `room_tokens` is max_model_len minus the prompt's tokens;
+// `fallback_max_tokens` counts when neither client nor server names a maximum. Never more than room_tokens.
 Sampling resolve(const SamplingFields& fields, const SamplingDefaults& defaults, int32_t room_tokens,
                  std::optional<int32_t> fallback_max_tokens);
 
@@ -90,15 +93,15 @@ struct CommonRequest {
   std::string model;  // empty: not given
   SamplingFields sampling;
   bool stream = false;
-  bool include_usage = false;            // stream_options.include_usage: a last chunk with the usage
-  bool continuous_usage_stats = false;   // stream_options.continuous_usage_stats: usage in every chunk
+  bool include_usage = false;           // stream_options.include_usage: a last chunk with the usage
+  bool continuous_usage_stats = false;  // stream_options.continuous_usage_stats: usage in every chunk
   bool return_token_ids = false;
   bool return_tokens_as_token_ids = false;  // logprobs name tokens "token_id:N"
   bool echo = false;
-  std::string cache_salt;                // empty: none
-  int32_t priority = 0;                  // lower is served first
+  std::string cache_salt;  // empty: none
+  int32_t priority = 0;    // lower is served first
   std::string user;
-  std::string request_id;                // empty: the server draws one
+  std::string request_id;                         // empty: the server draws one
   std::optional<json::value> kv_transfer_params;  // object or list, as it came; see api/kv_transfer_params.h
   std::vector<std::string> unknown_fields;        // at most kUnknownFieldsMax
 };
@@ -107,19 +110,19 @@ struct CommonRequest {
 using Prompt = std::variant<std::string, std::vector<TokenId>>;
 
 struct CompletionRequest : CommonRequest {
-  std::vector<Prompt> prompts;      // at least one; several only when the client sent a list
-  bool add_special_tokens = true;   // of text prompts
+  std::vector<Prompt> prompts;     // at least one; several only when the client sent a list
+  bool add_special_tokens = true;  // of text prompts
 };
 
 struct ChatRequest : CommonRequest {
-  json::array messages;             // objects with a string `role`; content is a string, null or parts of type text
-  std::optional<json::array> tools; // for the template; present and non-empty, or nothing
-  bool tool_choice_none = false;    // tool_choice "none" (also when there are no tools)
+  json::array messages;  // objects with a string `role`; content is a string, null or parts of type text
+  std::optional<json::array> tools;  // for the template; present and non-empty, or nothing
+  bool tool_choice_none = false;     // tool_choice "none" (also when there are no tools)
   bool add_generation_prompt = true;
   bool continue_final_message = false;
   bool add_special_tokens = false;
   json::object chat_template_kwargs;
-  std::string chat_template;        // empty: the model's own
+  std::string chat_template;  // empty: the model's own
 };
 
 Result<CompletionRequest> parse_completion_request(std::string_view body, const RequestLimits& limits);

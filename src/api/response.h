@@ -1,6 +1,7 @@
-// What a client gets: whole answers, stream chunks, usage, logprobs, lists, errors, in OpenAI's shapes with vLLM's
-// additions (token_ids, prompt_token_ids, stop_reason, prompt_logprobs, kv_transfer_params). Pure functions that
-// append to strings; ChunkWriter runs once per token and prepares at its start what never changes.
+// What a client gets: whole answers, stream chunks, usage, logprobs, lists, errors, in OpenAI's shapes with
+// vLLM's additions (token_ids, prompt_token_ids, stop_reason, prompt_logprobs, kv_transfer_params). Pure
+// functions that append to strings; ChunkWriter runs once per token and prepares at its start what never
+// changes.
 #pragma once
 
 #include <optional>
@@ -30,7 +31,8 @@ struct Candidate {
   bool operator==(const Candidate&) const = default;
 };
 
-// A position of prompt or answer. `known` is false at a prompt's first position, where there is no distribution.
+// A position of prompt or answer. `known` is false at a prompt's first position, where there is no
+// distribution.
 struct PositionLogprobs {
   Candidate chosen;
   std::vector<Candidate> top;  // best first; as many as were asked for
@@ -41,10 +43,14 @@ struct PositionLogprobs {
 enum class FinishReason { kStop, kLength, kAbort, kError };
 constexpr std::string_view finish_reason_name(FinishReason reason) {
   switch (reason) {
-    case FinishReason::kStop: return "stop";
-    case FinishReason::kLength: return "length";
-    case FinishReason::kAbort: return "abort";
-    case FinishReason::kError: return "error";
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kAbort:
+      return "abort";
+    case FinishReason::kError:
+      return "error";
   }
   return "error";
 }
@@ -59,17 +65,17 @@ struct Choice {
   std::string text;  // with echo: the prompt, then the answer
   FinishReason finish_reason = FinishReason::kStop;
   StopReason stop_reason;
-  std::optional<std::vector<PositionLogprobs>> logprobs;         // with echo: prompt positions first
+  std::optional<std::vector<PositionLogprobs>> logprobs;  // with echo: prompt positions first
   std::optional<std::vector<PositionLogprobs>> prompt_logprobs;
-  std::optional<std::vector<TokenId>> prompt_token_ids;          // return_token_ids
-  std::optional<std::vector<TokenId>> token_ids;                 // return_token_ids
+  std::optional<std::vector<TokenId>> prompt_token_ids;  // return_token_ids
+  std::optional<std::vector<TokenId>> token_ids;         // return_token_ids
 };
 
 // What one answer or stream keeps from beginning to end.
 struct ResponseHead {
-  std::string id;         // completion_id() or chat_id()
-  int64_t created_s = 0;  // Unix time
-  std::string model;      // the first served name
+  std::string id;              // completion_id() or chat_id()
+  int64_t created_s = 0;       // Unix time
+  std::string model;           // the first served name
   bool tokens_as_ids = false;  // return_tokens_as_token_ids
 };
 
@@ -88,11 +94,11 @@ struct Delta {
   std::string_view text;
   std::optional<FinishReason> finish_reason;
   StopReason stop_reason;
-  const std::vector<PositionLogprobs>* logprobs = nullptr;    // null: not asked for
-  int64_t text_offset = 0;                                    // bytes of this choice sent before (completions)
-  const std::vector<TokenId>* token_ids = nullptr;            // return_token_ids
-  const std::vector<TokenId>* prompt_token_ids = nullptr;     // return_token_ids, the choice's first chunk only
-  const Usage* usage = nullptr;                               // continuous_usage_stats
+  const std::vector<PositionLogprobs>* logprobs = nullptr;  // null: not asked for
+  int64_t text_offset = 0;                                  // bytes of this choice sent before (completions)
+  const std::vector<TokenId>* token_ids = nullptr;          // return_token_ids
+  const std::vector<TokenId>* prompt_token_ids = nullptr;   // return_token_ids, the choice's first chunk only
+  const Usage* usage = nullptr;                             // continuous_usage_stats
 };
 
 // Writes the events of one stream. Every function appends whole SSE events ("data: {...}\n\n").
@@ -113,7 +119,7 @@ class ChunkWriter {
   std::string prefix_;  // data: {"id":...,"choices":[
 };
 
-void append_done(std::string& out);                       // data: [DONE]
+void append_done(std::string& out);                             // data: [DONE]
 void append_error_event(std::string& out, const Error& error);  // after the first byte: an error as an event
 
 // {"error":{"message","type","param","code"}}; code is the status.
@@ -125,7 +131,7 @@ int http_status(Code code);
 
 struct ModelCard {
   std::string id;
-  std::string root;           // the path of the checkpoint
+  std::string root;  // the path of the checkpoint
   int64_t created_s = 0;
   int32_t max_model_len = 0;
 };
