@@ -1,5 +1,5 @@
-// TCP sockets, made with the settings every socket of Baton has: close-on-exec, TCP_NODELAY on connections (one
-// known router lacks it: 44 ms on every first event), SO_REUSEADDR on listeners.
+// TCP sockets, made with the settings every socket of Baton has: close-on-exec, TCP_NODELAY on connections
+// (one known router lacks it: 44 ms on every first event), SO_REUSEADDR on listeners.
 #pragma once
 
 #include "base/clock.h"
