@@ -1,0 +1,93 @@
+// config.json of a Hugging Face checkpoint, as transformers 4 (rope_theta, rope_scaling, torch_dtype) and
+// transformers 5 (rope_parameters, dtype) write it, reduced to what the built-in architectures need and
+// checked: values in range, divisibility, nothing that would silently change the mathematics.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/dtype.h"
+#include "base/ids.h"
+#include "base/result.h"
+
+namespace baton::checkpoint {
+
+inline constexpr size_t kConfigBytesMax = 16U << 20;
+
+enum class Architecture : uint8_t { kQwen3, kQwen3Moe, kQwen2, kLlama };
+
+// "Qwen3ForCausalLM", ...: the names in config.json's `architectures`.
+std::string_view architecture_name(Architecture architecture);
+
+// How positions become rotation frequencies. inv_freq[i] = theta^(-2i / head_dim) before scaling.
+enum class RopeScaling : uint8_t {
+  kNone,
+  kLinear,  // all frequencies divided by `factor`
+  kLlama3,  // low frequencies divided by `factor`, smooth in between (Llama 3.1)
+};
+
+struct RopeConfig {
+  double theta = 10000.0;
+  RopeScaling scaling = RopeScaling::kNone;
+  double factor = 1.0;
+  double low_freq_factor = 1.0;                 // kLlama3
+  double high_freq_factor = 4.0;                // kLlama3
+  double original_max_position_embeddings = 0;  // kLlama3
+};
+
+// Mixture of experts (Qwen3-MoE).
+struct MoeConfig {
+  size_t experts = 0;            // 0: every layer is dense
+  size_t experts_per_token = 0;  // 1..experts
+  size_t intermediate_size = 0;  // of one expert
+  bool norm_topk_prob = false;   // the chosen weights are divided by their sum
+};
+
+struct ModelConfig {
+  Architecture architecture = Architecture::kQwen3;
+  std::string model_type;  // "qwen3", as the file says; for people
+  size_t vocab_size = 0;   // rows of the embedding; may exceed the tokenizer's tokens
+  size_t hidden_size = 0;
+  size_t layers = 0;
+  size_t query_heads = 0;
+  size_t kv_heads = 0;           // divides query_heads
+  size_t head_dim = 0;           // even; query_heads x head_dim need not be hidden_size
+  size_t intermediate_size = 0;  // of a dense MLP
+  size_t max_position_embeddings = 0;
+  float rms_norm_eps = 1e-6F;
+  RopeConfig rope;
+  bool qkv_bias = false;             // q_proj, k_proj, v_proj have a bias
+  bool output_bias = false;          // o_proj has one
+  bool qk_norm = false;              // q_norm, k_norm [head_dim] before rope
+  bool tie_word_embeddings = false;  // logits use the embedding; no lm_head
+  MoeConfig moe;
+  std::vector<bool> layer_is_moe;      // [layers]
+  DType dtype = DType::kBf16;          // what the file says its weights are; the tensors decide
+  std::vector<TokenId> eos_token_ids;  // each in [0, vocab_size)
+  std::optional<TokenId> bos_token_id;
+};
+
+// Parses the text of config.json. `file_name` goes into messages. kInvalid names the key, the value and what
+// was expected; an unknown architecture's message lists the known ones.
+Result<ModelConfig> parse_model_config(std::string_view json, std::string_view file_name);
+
+// generation_config.json: what a request that leaves them out gets, as vLLM's `--generation-config auto` does
+// (do_sample is ignored, as there). Absent keys are nothing.
+struct GenerationConfig {
+  std::optional<double> temperature;         // >= 0
+  std::optional<double> top_p;               // (0, 1]
+  std::optional<int64_t> top_k;              // -1 or 0: off
+  std::optional<double> min_p;               // [0, 1]
+  std::optional<double> repetition_penalty;  // > 0
+  std::optional<int64_t> max_new_tokens;     // >= 1
+  std::vector<TokenId> eos_token_ids;        // further ids that end an answer
+};
+
+Result<GenerationConfig> parse_generation_config(std::string_view json, std::string_view file_name,
+                                                 size_t vocab_size);
+
+}  // namespace baton::checkpoint
