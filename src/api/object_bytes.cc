@@ -1,0 +1,114 @@
+#include <fmt/format.h>
+#include <simdjson.h>
+
+#include <boost/json/parse.hpp>
+
+#include <algorithm>
+
+#include "api/json.h"
+
+namespace baton::api {
+namespace {
+
+namespace ondemand = simdjson::ondemand;
+
+std::string_view trimmed(std::string_view text) {
+  const size_t end = text.find_last_not_of(" \t\r\n");
+  return end == std::string_view::npos ? std::string_view{} : text.substr(0, end + 1);
+}
+
+// The bytes of a value, in the copy that simdjson reads.
+simdjson::simdjson_result<std::string_view> bytes_of(ondemand::value value) {
+  ondemand::json_type type{};
+  if (const auto error = value.type().get(type)) return error;
+  if (type == ondemand::json_type::object) {
+    ondemand::object object;
+    if (const auto error = value.get_object().get(object)) return error;
+    return object.raw_json();
+  }
+  if (type == ondemand::json_type::array) {
+    ondemand::array array;
+    if (const auto error = value.get_array().get(array)) return error;
+    return array.raw_json();
+  }
+  return value.raw_json_token();
+}
+
+// A scalar is one of the three words, a number or a string; simdjson hands out its token unread.
+bool is_scalar_text(std::string_view token) {
+  json::error_code error;
+  json::parse(token, error);
+  return !error;
+}
+
+}  // namespace
+
+Result<ObjectBytes> ObjectBytes::parse(std::string_view text, size_t bytes_max) {
+  if (text.size() > bytes_max) {
+    return fail(Code::kInvalid, fmt::format("body: {} bytes, expected at most {}", text.size(), bytes_max));
+  }
+  const simdjson::padded_string copy(text);
+  ondemand::parser parser;
+  const auto refuse = [](simdjson::error_code error) {
+    return fail(Code::kInvalid, fmt::format("body: not a JSON object: {}", simdjson::error_message(error)));
+  };
+  ondemand::document document;
+  if (const auto error = parser.iterate(copy).get(document)) return refuse(error);
+  ondemand::object object;
+  if (const auto error = document.get_object().get(object)) return refuse(error);
+
+  ObjectBytes bytes;
+  for (auto field : object) {
+    if (const auto error = field.error()) return refuse(error);
+    std::string_view key;
+    if (const auto error = field.unescaped_key().get(key)) return refuse(error);
+    Member member{std::string(key), {}};
+    std::string_view value;
+    if (const auto error = bytes_of(field.value().value_unsafe()).get(value)) return refuse(error);
+    value = trimmed(value);
+    const bool nested = value.starts_with('{') || value.starts_with('[');
+    if (!nested && !is_scalar_text(value)) return refuse(simdjson::TAPE_ERROR);
+    member.value = text.substr(static_cast<size_t>(value.data() - copy.data()), value.size());
+    bytes.members_.push_back(std::move(member));
+  }
+  if (!document.current_location().error()) return refuse(simdjson::TRAILING_CONTENT);
+  return bytes;
+}
+
+std::optional<std::string_view> ObjectBytes::find(std::string_view key) const {
+  for (size_t i = members_.size(); i > 0; --i) {
+    if (members_[i - 1].key == key) return members_[i - 1].value;
+  }
+  return std::nullopt;
+}
+
+void ObjectBytes::set(std::string_view key, std::string raw) {
+  owned_.push_back(std::make_unique<std::string>(std::move(raw)));
+  const std::string_view value = *owned_.back();
+  const auto same = [key](const Member& member) { return member.key == key; };
+  const auto first = std::ranges::find_if(members_, same);
+  if (first == members_.end()) {
+    members_.push_back({std::string(key), value});
+    return;
+  }
+  first->value = value;
+  members_.erase(std::remove_if(first + 1, members_.end(), same), members_.end());
+}
+
+void ObjectBytes::remove(std::string_view key) {
+  std::erase_if(members_, [key](const Member& member) { return member.key == key; });
+}
+
+std::string ObjectBytes::str() const {
+  std::string out = "{";
+  for (const Member& member : members_) {
+    if (out.size() > 1) out += ',';
+    append_json_string(out, member.key);
+    out += ':';
+    out += member.value;
+  }
+  out += '}';
+  return out;
+}
+
+}  // namespace baton::api
