@@ -9,6 +9,7 @@ namespace baton::api {
 
 inline constexpr size_t kJsonDepthMax = 64;           // nesting of objects and arrays in a body
 inline constexpr size_t kBodyBytesMax = 16UL << 20;   // a request body, when the caller says nothing else
+inline constexpr size_t kAbortBytesMax = 64UL << 10;  // the body of /abort_request
 inline constexpr int32_t kChoicesPerPromptMax = 128;  // `n`
 inline constexpr size_t kPromptsMax = 256;            // prompts of one completion request
 inline constexpr size_t kChoicesMax = 1024;           // prompts x n of one request
