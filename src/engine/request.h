@@ -89,6 +89,10 @@ uint64_t sampling_digest(const SamplingParams& params, const std::vector<TokenId
 // to.
 std::string prompt_hash(const std::vector<TokenId>& prompt);
 
+struct Request;
+// kInvalid names the field that an engine of this vocabulary and context cannot serve.
+Result<void> check_request(const Request& request, uint32_t vocab_size, uint32_t model_tokens_max);
+
 // Where the KV of this request's prompt waits: what P answered, read from kv_transfer_params. Never
 // authority: it is used only to ask the peer, whose handshake and whose own record of the hand-over decide.
 struct RemotePrefill {
@@ -110,7 +114,9 @@ struct Request {
   int32_t priority = 0;    // lower first (--scheduling-policy priority), ties by arrival
   std::string cache_salt;  // part of every prefix hash
   Time deadline = kNever;  // the request fails with kTimeout when it passes
-  // On P (do_remote_decode): stop after the first token and keep the KV under a lease for D.
+  // On P (do_remote_decode): stop after the first token and keep the KV under a lease for D. `sampling` then
+  // holds the client's true limits, so that an answer which ends with its first token is known to; where they
+  // are unknown (a foreign proxy rewrites max_tokens to 1) max_tokens is the room that the context leaves.
   std::optional<HandoverId> hold;
   // On D (do_remote_prefill): take the KV from there instead of computing it.
   std::optional<RemotePrefill> remote;
@@ -134,7 +140,8 @@ struct TokensEvent {
   std::vector<DrawnToken> tokens;
 };
 
-// Once per request, before its first TokensEvent, when the prompt is in the cache.
+// Once per request, before its first TokensEvent, when the prompt is in the cache. prompt_logprobs stay empty
+// when the prompt came from a peer: that peer computed them.
 struct PromptEvent {
   RequestId request{};
   uint32_t cached_tokens = 0;  // prompt positions served by this instance's prefix cache
@@ -143,8 +150,9 @@ struct PromptEvent {
   std::vector<std::optional<PositionLogprobs>> prompt_logprobs;  // [prompt] if asked for, entry 0 empty
 };
 
-// What D needs to fetch the KV: goes into kv_transfer_params. Only for requests with `hold`, before
-// FinishedEvent.
+// What D needs to fetch the KV: goes into kv_transfer_params. Only for requests with `hold`, after the
+// TokensEvents of the first tokens and before FinishedEvent; not made if every choice ended with its first
+// token.
 struct HeldEvent {
   RequestId request{};
   HandoverId handover;
@@ -189,6 +197,9 @@ struct ReleaseHeld {
   HandoverId handover;
   std::string reason;
 };
+// Cached prefixes are forgotten; blocks in use stay as they are.
 struct ResetPrefixCache {};
+// No further Submit is taken (kUnavailable); what runs may end.
+struct Drain {};
 
 }  // namespace baton::engine
