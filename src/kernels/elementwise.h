@@ -64,7 +64,7 @@ class RopeTable {
 // positions [rows]; CHECKs position < table.positions().
 void rope(const Cpu& cpu, Matrix x, const RopeTable& table, std::span<const uint32_t> positions);
 
-// y = round(round(gate * 1/(1 + exp(-gate))) * up): SwiGLU with Hugging Face's roundings. y may be gate or
+// y = round(round(gate / (1 + exp(-gate))) * up): SwiGLU with Hugging Face's roundings. y may be gate or
 // up.
 void silu_mul(const Cpu& cpu, ConstMatrix gate, ConstMatrix up, Matrix y);
 

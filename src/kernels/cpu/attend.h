@@ -1,0 +1,300 @@
+// Attention of the query vectors that share one kv head, over the tiles of one span (kernels/attention.h
+// states the order). Both products are panels: broadcast elements of A times rows of 16-lane vectors of B.
+//   scores  A = q [vector, dim pair], B = K transposed [dim pair, position of the tile]
+//   values  A = w [vector, position pair], B = V with position pairs joined [position pair, dim]
+// In f32 a "pair" is a single element.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cpu/elementary.h"
+#include "kernels/cpu/ops.h"
+#include "kernels/cpu/row_ops.h"
+
+namespace baton::kernels {
+namespace {
+
+constexpr size_t kTileTokens = 64;   // kTile of kernels/attention.h
+constexpr size_t kDimMax = 256;      // kHeadDimMax
+constexpr size_t kBlockTokens = 16;  // a cache block is a multiple of this: tokens that lie together
+
+// One 32-bit word of A and 16 of B per step: a bf16 pair or a float.
+template <class L>
+struct Bf16Words {
+  static constexpr size_t kPerWord = 2;
+  static typename L::F step(typename L::F acc, const uint32_t* a, typename L::Pairs b) {
+    return L::dot(acc, L::splat_pair(a), b);
+  }
+};
+template <class L>
+struct F32Words {
+  static constexpr size_t kPerWord = 1;
+  static typename L::F step(typename L::F acc, const uint32_t* a, typename L::Pairs b) {
+    float x;
+    __builtin_memcpy(&x, a, sizeof x);
+    return L::fma(L::splat(x), L::from_bits(b), acc);
+  }
+};
+
+// A panel product: c[r][0 .. 16 vectors) += a[r] . b, steps in ascending order; from zero unless
+// `accumulate`.
+struct Panel {
+  const uint32_t* a;
+  size_t a_stride;
+  const uint32_t* b;
+  size_t b_stride;
+  float* c;
+  size_t c_stride;
+  size_t steps;
+  bool accumulate;
+};
+
+template <class L, class Words, int kRows, int kVecs>
+void panel_tile(const Panel& p, size_t row, size_t vec) {
+  typename L::F acc[kRows][kVecs];
+  float* c = p.c + row * p.c_stride + vec * 16;
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVecs; ++v) {
+      acc[r][v] = p.accumulate ? L::load(c + static_cast<size_t>(r) * p.c_stride + v * 16) : L::zero();
+    }
+  }
+  const uint32_t* a = p.a + row * p.a_stride;
+  const uint32_t* b = p.b + vec * 16;
+  for (size_t i = 0; i < p.steps; ++i) {
+    typename L::Pairs columns[kVecs];
+    for (int v = 0; v < kVecs; ++v) columns[v] = L::load_words(b + i * p.b_stride + v * 16);
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < kVecs; ++v) {
+        acc[r][v] = Words::step(acc[r][v], a + static_cast<size_t>(r) * p.a_stride + i, columns[v]);
+      }
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVecs; ++v) L::store(c + static_cast<size_t>(r) * p.c_stride + v * 16, acc[r][v]);
+  }
+}
+
+template <class L, class Words, int kRows>
+void panel_rows(const Panel& p, size_t row, size_t vecs) {
+  size_t v = 0;
+  for (; v + L::kPanelVecs <= vecs; v += L::kPanelVecs) panel_tile<L, Words, kRows, L::kPanelVecs>(p, row, v);
+  for (; v < vecs; ++v) panel_tile<L, Words, kRows, 1>(p, row, v);
+}
+
+template <class L, class Words>
+void panel(const Panel& p, size_t rows, size_t vecs) {
+  size_t row = 0;
+  for (; row + L::kPanelRows <= rows; row += L::kPanelRows) panel_rows<L, Words, L::kPanelRows>(p, row, vecs);
+  if constexpr (L::kPanelRows > 4) {
+    for (; row + 4 <= rows; row += 4) panel_rows<L, Words, 4>(p, row, vecs);
+  }
+  for (; row + 2 <= rows; row += 2) panel_rows<L, Words, 2>(p, row, vecs);
+  for (; row < rows; ++row) panel_rows<L, Words, 1>(p, row, vecs);
+}
+
+// The working memory of one block; lives on the stack of the thread that runs the task.
+struct AttendMemory {
+  alignas(64) uint32_t q[kQueryVectorsMax * kDimMax];            // [vector, head_dim / kPerWord]
+  alignas(64) uint32_t keys[kDimMax * kTileTokens];              // [head_dim / kPerWord, kTileTokens]
+  alignas(64) uint32_t values[kTileTokens * kDimMax];            // [kTileTokens / kPerWord, head_dim]
+  alignas(64) float scores[kQueryVectorsMax * kTileTokens];      // [vector, kTileTokens]
+  alignas(64) uint32_t weights[kQueryVectorsMax * kTileTokens];  // [vector, kTileTokens / kPerWord]
+  alignas(64) uint32_t edge[kDimMax];  // the last pair of a row whose odd position is masked
+};
+
+const std::byte* token_key(const AttendBlock& b, size_t position, size_t element_size) {
+  return b.head_base + b.blocks[position / b.block_size] * b.block_stride +
+         position % b.block_size * b.head_dim * element_size;
+}
+
+// K of the tile's `count` positions, transposed; lanes of positions that are not there hold zeros or what
+// lies behind.
+template <class L, class Words>
+void load_keys(const AttendBlock& b, size_t first, size_t count, AttendMemory& m) {
+  constexpr size_t kElement = 4 / Words::kPerWord;
+  const size_t words = b.head_dim / Words::kPerWord;
+  for (size_t t = 0; t < kTileTokens; t += kBlockTokens) {
+    if (t >= count) {
+      for (size_t w = 0; w < words; ++w)
+        L::store(reinterpret_cast<float*>(m.keys + w * kTileTokens + t), L::zero());
+      continue;
+    }
+    const uint32_t* base = reinterpret_cast<const uint32_t*>(token_key(b, first + t, kElement));
+    const uint32_t* rows[kBlockTokens];
+    // Behind the last position the row of the last one stands in: those lanes are selected away.
+    for (size_t i = 0; i < kBlockTokens; ++i) rows[i] = base + (t + i < count ? i : count - 1 - t) * words;
+    L::transpose(rows, words, m.keys + t, kTileTokens);
+  }
+}
+
+// V of the tile's `count` positions; bf16: positions joined in pairs, a missing odd one as zero.
+template <class L, class Words>
+void load_values(const AttendBlock& b, size_t first, size_t count, AttendMemory& m) {
+  for (size_t t = 0; t < count; t += Words::kPerWord) {
+    const std::byte* row = token_key(b, first + t, 4 / Words::kPerWord) + b.value_offset;
+    uint32_t* out = m.values + t / Words::kPerWord * b.head_dim;
+    if constexpr (Words::kPerWord == 1) {
+      __builtin_memcpy(out, row, b.head_dim * 4);
+    } else {
+      const uint16_t* even = reinterpret_cast<const uint16_t*>(row);
+      const uint16_t* odd = t + 1 < count ? even + b.head_dim : even;
+      for (size_t d = 0; d < b.head_dim; d += 16) {
+        const auto pair = L::join_rows(even + d, odd + d);
+        L::store_words(out + d, t + 1 < count ? pair : L::even_only(pair));
+      }
+    }
+  }
+}
+
+// One vector's online softmax over a tile of which the first `valid` lanes count: turns its scores into
+// weights, updates m and l and scales o.
+template <class L, class Words>
+void soften(const AttendBlock& b, AttendMemory& memory, const SoftmaxState& state, size_t vector,
+            size_t valid) {
+  const float* scores = memory.scores + vector * kTileTokens;
+  const auto none = L::splat(-kInfinity);
+  typename L::F s[4];
+  for (size_t j = 0; j < 4; ++j) {
+    const size_t lanes = valid <= j * 16 ? 0 : valid - j * 16 < 16 ? valid - j * 16 : 16;
+    s[j] = L::first_n(L::mul(L::load(scores + j * 16), L::splat(b.scale_log2e)), lanes, none);
+  }
+  const float tile_max = L::max_lane(L::max(L::max(s[0], s[1]), L::max(s[2], s[3])));
+  const float before = state.m[vector];
+  const float after = before > tile_max ? before : tile_max;
+  alignas(64) float factor[16];
+  L::store(factor, exp2_lanes<L>(L::splat(before - after)));
+  for (size_t j = 0; j < 4; ++j) {
+    const size_t lanes = valid <= j * 16 ? 0 : valid - j * 16 < 16 ? valid - j * 16 : 16;
+    s[j] = L::first_n(exp2_lanes<L>(L::sub(s[j], L::splat(after))), lanes, L::zero());
+    uint32_t* out = memory.weights + vector * kTileTokens / Words::kPerWord + j * 16 / Words::kPerWord;
+    if constexpr (Words::kPerWord == 1) {
+      L::store(reinterpret_cast<float*>(out), s[j]);
+    } else {
+      L::store_bf16(reinterpret_cast<uint16_t*>(out), s[j]);
+      s[j] = L::to_bf16_and_back(s[j]);
+    }
+  }
+  const float sum = L::sum(L::add(L::add(s[0], s[1]), L::add(s[2], s[3])));
+  state.m[vector] = after;
+  state.l[vector] = __builtin_fmaf(state.l[vector], factor[0], sum);
+  if (factor[0] == 1.0F) return;  // multiplying by one changes nothing
+  float* o = state.o + vector * b.head_dim;
+  for (size_t d = 0; d < b.head_dim; d += 16) L::store(o + d, L::mul(L::load(o + d), L::splat(factor[0])));
+}
+
+// One vector whose tile ends within: `valid` positions, in bf16 the last pair perhaps half.
+template <class L, class Words>
+void add_partial_values(const AttendBlock& b, AttendMemory& m, const SoftmaxState& state, size_t vector,
+                        size_t valid) {
+  const size_t whole = valid / Words::kPerWord;
+  Panel p{.a = m.weights + vector * kTileTokens / Words::kPerWord,
+          .a_stride = 0,
+          .b = m.values,
+          .b_stride = b.head_dim,
+          .c = state.o + vector * b.head_dim,
+          .c_stride = b.head_dim,
+          .steps = whole,
+          .accumulate = true};
+  panel<L, Words>(p, 1, b.head_dim / 16);
+  if (whole * Words::kPerWord == valid) return;
+  const uint32_t* pair = m.values + whole * b.head_dim;
+  for (size_t d = 0; d < b.head_dim; d += 16)
+    L::store_words(m.edge + d, L::even_only(L::load_words(pair + d)));
+  p.a += whole;
+  p.b = m.edge;
+  p.steps = 1;
+  panel<L, Words>(p, 1, b.head_dim / 16);
+}
+
+// The tile of positions [first, first + kTileTokens) against all vectors that reach into it.
+template <class L, class Words>
+void attend_tile(const AttendBlock& b, size_t first, AttendMemory& m, const SoftmaxState& state) {
+  const size_t vectors = b.rows * b.group;
+  const size_t last = b.first_position + b.rows - 1;
+  const size_t count = last - first + 1 < kTileTokens ? last - first + 1 : kTileTokens;
+  // Rows before `begin` do not reach the tile, rows from `full` on see all of it.
+  const size_t begin = b.first_position >= first ? 0 : (first - b.first_position) * b.group;
+  const size_t end_of_tile = first + kTileTokens - 1;
+  const size_t full_row = b.first_position >= end_of_tile ? 0 : end_of_tile - b.first_position;
+  const size_t full = full_row < b.rows ? full_row * b.group : vectors;
+
+  load_keys<L, Words>(b, first, count, m);
+  const size_t words = b.head_dim / Words::kPerWord;
+  const Panel scores{.a = m.q + begin * words,
+                     .a_stride = words,
+                     .b = m.keys,
+                     .b_stride = kTileTokens,
+                     .c = m.scores + begin * kTileTokens,
+                     .c_stride = kTileTokens,
+                     .steps = words,
+                     .accumulate = false};
+  panel<L, Words>(scores, vectors - begin, kTileTokens / 16);
+  load_values<L, Words>(b, first, count, m);
+  for (size_t v = begin; v < full; ++v) {
+    const size_t valid = b.first_position + v / b.group - first + 1;
+    soften<L, Words>(b, m, state, v, valid);
+    add_partial_values<L, Words>(b, m, state, v, valid);
+  }
+  for (size_t v = full; v < vectors; ++v) soften<L, Words>(b, m, state, v, kTileTokens);
+  const Panel values{.a = m.weights + full * kTileTokens / Words::kPerWord,
+                     .a_stride = kTileTokens / Words::kPerWord,
+                     .b = m.values,
+                     .b_stride = b.head_dim,
+                     .c = state.o + full * b.head_dim,
+                     .c_stride = b.head_dim,
+                     .steps = kTileTokens / Words::kPerWord,
+                     .accumulate = true};
+  panel<L, Words>(values, vectors - full, b.head_dim / 16);
+}
+
+template <class L, class Words>
+void attend_words(const AttendBlock& b, const SoftmaxState& state) {
+  constexpr size_t kElement = 4 / Words::kPerWord;
+  AttendMemory m;
+  for (size_t r = 0; r < b.rows; ++r) {
+    const std::byte* row = static_cast<const std::byte*>(b.q) + r * b.q_stride * kElement;
+    const size_t bytes = b.group * b.head_dim * kElement;
+    __builtin_memcpy(reinterpret_cast<std::byte*>(m.q) + r * bytes, row, bytes);
+  }
+  for (size_t v = 0; v < b.rows * b.group; ++v) {
+    if (b.first_position + v / b.group < b.begin) continue;
+    state.m[v] = -kInfinity;
+    state.l[v] = 0;
+    __builtin_memset(state.o + v * b.head_dim, 0, b.head_dim * sizeof(float));
+  }
+  const size_t last = b.first_position + b.rows - 1;
+  for (size_t first = b.begin; first < b.end && first <= last; first += kTileTokens) {
+    attend_tile<L, Words>(b, first, m, state);
+  }
+}
+
+template <class L>
+void attend(const AttendBlock& b, const SoftmaxState& state) {
+  if (b.type == DType::kBf16) return attend_words<L, Bf16Words<L>>(b, state);
+  attend_words<L, F32Words<L>>(b, state);
+}
+
+template <class L>
+void merge_state(const SoftmaxState& left, const SoftmaxState& right, size_t head_dim) {
+  const float m = *left.m > *right.m ? *left.m : *right.m;
+  alignas(64) float a[16];
+  alignas(64) float b[16];
+  L::store(a, exp2_lanes<L>(L::splat(*left.m - m)));
+  L::store(b, exp2_lanes<L>(L::splat(*right.m - m)));
+  *left.m = m;
+  *left.l = __builtin_fmaf(*left.l, a[0], *right.l * b[0]);
+  for (size_t d = 0; d < head_dim; d += 16) {
+    const auto scaled = L::mul(L::load(right.o + d), L::splat(b[0]));
+    L::store(left.o + d, L::fma(L::load(left.o + d), L::splat(a[0]), scaled));
+  }
+}
+
+template <class L>
+void finish_state(const SoftmaxState& state, void* out, DType type, size_t head_dim) {
+  const Writer<L> write{out, type};
+  for (size_t d = 0; d < head_dim; d += 16) write(d, L::div(L::load(state.o + d), L::splat(*state.l)), 16);
+}
+
+}  // namespace
+}  // namespace baton::kernels
