@@ -65,7 +65,7 @@ TEST(Utf8, EveryScalarValueSurvivesTheRoundTrip) {
     append_utf8(text, point);
     const Utf8Piece piece = utf8_piece(text, 0);
     ASSERT_TRUE(piece.kind == Utf8Kind::kCharacter && piece.point == point && piece.bytes == text.size())
-        << point;
+        << static_cast<uint32_t>(point);
   }
 }
 
