@@ -17,7 +17,8 @@ namespace baton::http {
 
 struct ClientOptions {
   Duration connect_timeout = std::chrono::seconds(5);  // each address of a host
-  Duration head_timeout = std::chrono::minutes(10);    // from the request sent to the response's last field
+  Duration head_timeout =
+      std::chrono::minutes(10);  // from the request's first byte to the response's last field
   Duration idle_timeout = std::chrono::minutes(5);  // between two pieces of a body, of a request or response
   size_t head_bytes_max = 32 * 1024;
   size_t headers_max = 100;
@@ -91,10 +92,10 @@ class Client {
   void close_idle();  // forgets every kept connection
   const ClientCounters& counters() const;
 
+  struct State;  // for the sources of this room
+
  private:
-  friend class ResponseStream;
-  struct Impl;
-  std::shared_ptr<Impl> impl_;
+  std::shared_ptr<State> state_;
 };
 
 }  // namespace baton::http

@@ -39,7 +39,8 @@ class IoLoop {
   // Any thread. Callbacks run in the order of posting.
   void post(std::function<void()> task);
 
-  // Starts a coroutine; `name` appears in the log if an exception leaves it. io thread, or before run().
+  // Starts a coroutine of its own, which nobody cancels; `name` appears in the log if an exception leaves it.
+  // io thread, or before run().
   void spawn(std::string_view name, Awaitable<void> work);
   // As spawn; `done` is called on the io thread when it ended.
   void spawn(std::string_view name, Awaitable<void> work, std::function<void()> done);
@@ -57,8 +58,10 @@ class IoLoop {
   boost::asio::io_context& context();
   Time now() const { return clock_.now(); }
 
+  struct State;  // for the sources of this room
+  State& state() { return *state_; }
+
  private:
-  struct State;
   std::unique_ptr<State> state_;
   SteadyClock clock_;
 };

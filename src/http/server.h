@@ -7,9 +7,9 @@
 //
 // A session reads a request whole (bounded), runs the handler, and goes on with the next (pipelined or not).
 // While a handler runs the session keeps reading, so it notices at once when the client hangs up: the
-// handler's coroutine is then cancelled, that is, what it awaits in this room ends with kCancelled, once;
-// later awaits work, so that it can clean up (tell others to abort). End of stream from the client counts as
-// hanging up, as in nginx and uvicorn.
+// handler's coroutine is then cancelled, that is, whatever it awaits in this room ends with kCancelled, now
+// and later. A handler that must tell others (abort) spawns that on the loop. End of stream from the client
+// counts as hanging up, as in nginx and uvicorn.
 #pragma once
 
 #include <cstdint>
@@ -91,7 +91,8 @@ class ResponseWriter {
 
   bool started() const;  // a response was sent or a stream begun: the status can no longer change
   bool hung_up() const;  // the client is gone, nothing can be sent
-  // Called once when the client hangs up, before the handler is cancelled; at once if it already did.
+  // Called once when the client hangs up, before the handler is cancelled; at once if it already did. Dropped
+  // when the handler returns.
   void on_hang_up(std::function<void()> task);
 
  private:
@@ -116,8 +117,9 @@ class Server {
   const ServerCounters& counters() const;
   const net::Endpoint& local() const;
 
+  struct State;  // for the sources of this room
+
  private:
-  struct State;
   std::shared_ptr<State> state_;
 };
 

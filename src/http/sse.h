@@ -26,7 +26,8 @@ struct SseEvent {
 // Reassembles events. CR, LF and CRLF end lines; a BOM before the first line is skipped.
 class SseParser {
  public:
-  // kCorrupt once an unfinished event passes kEventBytesMax; then the parser takes nothing more.
+  // Takes more bytes, once next() has given every event of those before. kCorrupt when an unfinished event
+  // has passed kEventBytesMax; the parser then takes nothing more.
   Result<void> feed(std::string_view bytes);
   // The next whole event; nothing until more bytes come.
   std::optional<SseEvent> next();
@@ -41,17 +42,19 @@ class SseParser {
     size_t end = 0;   // without its terminator
     size_t next = 0;  // start of the line after it
   };
-  std::optional<Line> line_at(size_t at) const;
-  void take_field(std::string_view line, SseEvent& event);
+  // The line that begins at `start`, whose terminator is not before `from`; nothing while it is unfinished.
+  std::optional<Line> line_at(size_t start, size_t from) const;
   SseEvent event_between(size_t start, size_t end);
 
-  std::string pending_;   // bytes of the events not yet given, behind those of the last one given
-  size_t given_ = 0;      // end of the last event given
-  size_t scanned_ = 0;    // start of the first line not yet looked at
-  std::string joined_;    // data of an event with several data lines
-  bool at_start_ = true;  // no line has been looked at
+  // Offsets into pending_: given_ <= block_start_ <= line_start_ <= searched_.
+  std::string pending_;     // the last event given and all bytes after it
+  size_t given_ = 0;        // end of the last event given
+  size_t block_start_ = 0;  // of the first line of the next event
+  size_t line_start_ = 0;   // of the first line not yet seen whole
+  size_t searched_ = 0;     // no terminator of that line lies before
+  std::string joined_;      // data of an event with several data lines
+  bool at_start_ = true;    // nothing was decided about a BOM
   bool finished_ = false;
-  bool failed_ = false;
 };
 
 // "data: ...\n\n", each line of `data` as a data line of its own.
