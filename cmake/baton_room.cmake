@@ -15,6 +15,10 @@ function(baton_room name)
   list(FILTER fuzzers INCLUDE REGEX "_fuzz\\.cc$")
   list(FILTER benches INCLUDE REGEX "_bench\\.cc$")
 
+  if(NOT sources)
+    return()
+  endif()
+
   set(deps baton_flags Threads::Threads fmt::fmt ${ARG_LINK})
   if(NOT name STREQUAL "base")
     list(APPEND deps baton_base)

@@ -1,0 +1,28 @@
+#include "proxy/hub.h"
+
+namespace baton::proxy {
+
+http::Headers Hub::upstream_headers(const http::Request* from, std::string_view request_id) const {
+  http::Headers headers;
+  headers.add("Content-Type", "application/json");
+  if (!request_id.empty()) headers.add("X-Request-Id", request_id);
+  if (!options.backend_api_key.empty()) {
+    headers.add("Authorization", "Bearer " + options.backend_api_key);
+  } else if (from != nullptr) {
+    if (const auto own = from->headers.get("Authorization")) headers.add("Authorization", *own);
+  }
+  if (from != nullptr) {
+    for (const char* name : {"traceparent", "tracestate"}) {
+      if (const auto value = from->headers.get(name)) headers.add(name, *value);
+    }
+  }
+  return headers;
+}
+
+void Hub::wake_watchers(router::InstanceId instance) {
+  for (Watch* watch : watches) {
+    if (watch->instance == instance) watch->down.notify();
+  }
+}
+
+}  // namespace baton::proxy

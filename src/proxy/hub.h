@@ -1,0 +1,50 @@
+// What the sessions of one proxy share: the registry of instances, the client that talks to them, counters,
+// and who is being served right now. Owned by the io thread.
+#pragma once
+
+#include <cstdint>
+#include <random>
+#include <string>
+#include <unordered_set>
+
+#include "api/metrics.h"
+#include "http/client.h"
+#include "http/io_loop.h"
+#include "http/wake.h"
+#include "options/proxy_options.h"
+#include "router/registry.h"
+
+namespace baton::proxy {
+
+// A session that waits for an instance: woken when a probe finds the instance down, so that nobody hangs on a
+// peer that is frozen with its connections open.
+struct Watch {
+  explicit Watch(http::IoLoop& loop) : down(loop) {}
+  http::Wake down;
+  router::InstanceId instance{};
+};
+
+struct Hub {
+  Hub(http::IoLoop& io, const options::ProxyOptions& proxy_options)
+      : loop(io),
+        options(proxy_options),
+        client(io, {.connect_timeout = proxy_options.connect_timeout,
+                    .idle_timeout = proxy_options.idle_timeout}) {}
+
+  http::IoLoop& loop;
+  const options::ProxyOptions& options;
+  router::Registry registry;
+  http::Client client;
+  api::ProxyMetrics metrics;
+  std::unordered_set<Watch*> watches;
+  std::mt19937_64 seeds{std::random_device{}()};
+  bool draining = false;
+
+  net::Address address_of(const router::Instance& instance) const { return {instance.host, instance.port}; }
+  // Headers that every request to an instance carries.
+  http::Headers upstream_headers(const http::Request* from, std::string_view request_id) const;
+  // Wakes whoever waits for an instance that just went down.
+  void wake_watchers(router::InstanceId instance);
+};
+
+}  // namespace baton::proxy

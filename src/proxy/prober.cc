@@ -1,0 +1,67 @@
+#include "proxy/prober.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+
+namespace baton::proxy {
+namespace {
+
+void note(Hub& hub, router::InstanceId id, const Result<http::Response>& answer) {
+  const router::Instance* before = hub.registry.find(id);
+  if (before == nullptr) return;
+  const router::Health was = before->health;
+  const Time now = hub.loop.now();
+  std::string reason;
+  std::optional<api::InstanceIdentity> identity;
+  if (!answer) {
+    reason = answer.error().message;
+  } else if (answer->status >= 500) {
+    reason = fmt::format("GET /v1/models answers {}", answer->status);
+  } else if (answer->status == 200) {
+    // Any other answer comes from a server that lives but does not say who it is.
+    if (auto parsed = api::parse_models_identity(answer->body)) identity = std::move(*parsed);
+  }
+  if (reason.empty()) {
+    hub.registry.on_probe_ok(id, std::move(identity), now);
+  } else {
+    hub.registry.on_probe_failed(id, reason, now);
+  }
+  const router::Instance* after = hub.registry.find(id);
+  if (after->health == was) return;
+  const std::string what =
+      fmt::format("{} instance {} is {}{}{}", router::side_name(after->side), after->address(),
+                  router::health_name(after->health), reason.empty() ? "" : ": ", reason);
+  log(after->health == router::Health::kUp ? LogLevel::kInfo : LogLevel::kWarning, "proxy", what);
+  if (after->health == router::Health::kDown) hub.wake_watchers(id);
+}
+
+http::Awaitable<void> probe(Hub& hub, router::InstanceId id) {
+  while (true) {
+    const router::Instance* instance = hub.registry.find(id);
+    if (instance == nullptr) co_return;
+    http::ClientRequest request{.to = hub.address_of(*instance),
+                                .target = "/v1/models",
+                                .headers = hub.upstream_headers(nullptr, {}),
+                                .body = {},
+                                .head_timeout = kProbeTimeout,
+                                .idle_timeout = kProbeTimeout};
+    const auto answer = co_await hub.client.request(std::move(request));
+    note(hub, id, answer);
+    instance = hub.registry.find(id);
+    if (instance == nullptr) co_return;
+    const bool is_up = instance->health == router::Health::kUp;
+    const Duration pause =
+        is_up ? hub.options.health_interval : std::min(kDownProbeInterval, hub.options.health_interval);
+    const auto slept = co_await hub.loop.sleep(pause);
+    if (!slept) co_return;
+  }
+}
+
+}  // namespace
+
+void start_probing(Hub& hub, router::InstanceId instance) { hub.loop.spawn("probe", probe(hub, instance)); }
+
+}  // namespace baton::proxy

@@ -1,0 +1,74 @@
+#include "proxy/proxy.h"
+
+#include <fmt/format.h>
+
+#include <csignal>
+#include <cstdio>
+
+#include "base/log.h"
+#include "http/server.h"
+#include "net/socket.h"
+#include "options/help.h"
+#include "options/proxy_options.h"
+#include "proxy/hub.h"
+#include "proxy/prober.h"
+#include "proxy/routes.h"
+
+namespace baton::proxy {
+namespace {
+
+constexpr Duration kDrainLimit = std::chrono::seconds(30);
+
+http::Awaitable<void> drain(Hub& hub, http::Server& server) {
+  hub.draining = true;
+  const size_t cut = co_await server.drain(kDrainLimit);
+  if (cut > 0) log_warning("proxy", fmt::format("{} requests were cut off", cut));
+  hub.loop.stop();
+}
+
+}  // namespace
+
+int run(std::span<const std::string> arguments) {
+  const auto options = options::parse_proxy(arguments, options::process_environment());
+  if (!options) {
+    fmt::print(stderr, "baton proxy: {}\n", options.error().message);
+    return 2;
+  }
+  if (options->help) {
+    fmt::print("{}", options::help_text(options::proxy_command()));
+    return 0;
+  }
+  std::signal(SIGPIPE, SIG_IGN);
+  set_log_level(options->log_level);
+  for (const std::string& notice : options->notices) log_warning("proxy", notice);
+  auto listener = net::listen({options->host, options->port});
+  if (!listener) {
+    fmt::print(stderr, "baton proxy: {}\n", listener.error().message);
+    return 1;
+  }
+  http::IoLoop loop;
+  Hub hub(loop, *options);
+  for (const auto& [side, endpoints] : {std::pair(router::Side::kPrefill, &options->prefillers),
+                                        std::pair(router::Side::kDecode, &options->decoders)}) {
+    for (const options::Endpoint& endpoint : *endpoints) {
+      start_probing(hub, hub.registry.add(side, endpoint.host, endpoint.port, loop.now()));
+    }
+  }
+  http::Server server(loop, std::move(*listener), {}, make_handler(hub));
+  server.start();
+  log_info("proxy",
+           fmt::format("listening on {}; {} prefill and {} decode instances", net::to_string(server.local()),
+                       options->prefillers.size(), options->decoders.size()));
+  loop.on_signal({SIGTERM, SIGINT}, [&](int signal) {
+    if (hub.draining) {
+      loop.stop();
+      return;
+    }
+    log_info("proxy", fmt::format("signal {}: ending what runs, at most {} s", signal, seconds(kDrainLimit)));
+    loop.spawn("drain", drain(hub, server));
+  });
+  loop.run();
+  return 0;
+}
+
+}  // namespace baton::proxy

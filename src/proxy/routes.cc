@@ -1,0 +1,289 @@
+#include "proxy/routes.h"
+
+#include <fmt/format.h>
+#include <boost/json/serialize.hpp>
+
+#include <algorithm>
+#include <array>
+
+#include "api/json.h"
+#include "api/response.h"
+#include "base/log.h"
+#include "net/address.h"
+#include "proxy/prober.h"
+#include "proxy/session.h"
+
+namespace baton::proxy {
+namespace {
+
+namespace json = api::json;
+constexpr std::string_view kJson = "application/json";
+constexpr Duration kModelsTimeout = std::chrono::seconds(3);
+
+using Answer = http::Awaitable<void>;
+
+enum class Access { kOpen, kClient, kAdmin };
+struct Route {
+  std::string_view method;
+  std::string_view path;
+  Access access;
+  Answer (*answer)(Hub&, http::Request&, http::ResponseWriter&);
+};
+
+Answer answer_completions(Hub& hub, http::Request& request, http::ResponseWriter& writer) {
+  return relay(hub, router::Route::kCompletions, request, writer);
+}
+Answer answer_chat(Hub& hub, http::Request& request, http::ResponseWriter& writer) {
+  return relay(hub, router::Route::kChat, request, writer);
+}
+
+// The first instance that answers speaks for all, P's before D's.
+Answer answer_models(Hub& hub, http::Request& request, http::ResponseWriter& writer) {
+  std::vector<router::InstanceId> order;
+  for (const auto side : {router::Side::kPrefill, router::Side::kDecode}) {
+    for (const auto& instance : hub.registry.instances()) {
+      if (instance->side == side) order.push_back(instance->id);
+    }
+  }
+  json::array failed;
+  for (const router::InstanceId id : order) {
+    const router::Instance* instance = hub.registry.find(id);
+    if (instance == nullptr) continue;
+    const std::string address = instance->address();
+    http::ClientRequest ask{.to = hub.address_of(*instance),
+                            .target = "/v1/models",
+                            .headers = hub.upstream_headers(&request, {}),
+                            .body = {},
+                            .head_timeout = kModelsTimeout,
+                            .idle_timeout = kModelsTimeout};
+    const auto answer = co_await hub.client.request(std::move(ask));
+    if (answer && answer->status == 200) {
+      writer.send(200, kJson, answer->body);
+      co_return;
+    }
+    failed.emplace_back(address);
+  }
+  json::object body{{"error", order.empty() ? "no instance is known" : "no instance answers GET /v1/models"}};
+  if (!order.empty()) body["failed"] = std::move(failed);
+  writer.send(503, kJson, json::serialize(body));
+}
+
+json::object describe(const router::Instance& instance) {
+  json::object out{{"address", instance.address()},
+                   {"role", router::side_name(instance.side)},
+                   {"health", router::health_name(instance.health)},
+                   {"draining", instance.is_draining},
+                   {"in_flight", instance.in_flight},
+                   {"baton", instance.identity.has_value()}};
+  if (!instance.reason.empty()) out["reason"] = instance.reason;
+  return out;
+}
+
+Answer answer_healthcheck(Hub& hub, http::Request&, http::ResponseWriter& writer) {
+  json::array instances;
+  for (const auto& instance : hub.registry.instances()) instances.push_back(describe(*instance));
+  json::array refused;
+  for (const router::RefusedPair& pair : hub.registry.refused_pairs()) {
+    refused.push_back({{"prefill", pair.prefill}, {"decode", pair.decode}, {"reason", pair.reason}});
+  }
+  const json::object body{{"status", "ok"},
+                          {"prefill_instances", hub.registry.count(router::Side::kPrefill)},
+                          {"decode_instances", hub.registry.count(router::Side::kDecode)},
+                          {"request_num", hub.metrics.requests_in_flight},
+                          {"instances", std::move(instances)},
+                          {"refused_pairs", std::move(refused)}};
+  writer.send(200, kJson, json::serialize(body));
+  co_return;
+}
+
+// Whether a request would find a pair of instances now.
+Answer answer_health(Hub& hub, http::Request&, http::ResponseWriter& writer) {
+  const auto reserved = hub.registry.reserve_prefill(0, {});
+  if (hub.draining) {
+    writer.send(503, kJson, R"({"error":"draining"})");
+  } else if (reserved) {
+    writer.send(200, kJson, "{}");
+  } else {
+    writer.send(503, kJson, api::render_error(reserved.error(), 503));
+  }
+  co_return;
+}
+
+Answer answer_metrics(Hub& hub, http::Request&, http::ResponseWriter& writer) {
+  hub.metrics.instances.clear();
+  for (const auto& instance : hub.registry.instances()) {
+    hub.metrics.instances.push_back({.address = instance->address(),
+                                     .role = std::string(router::side_name(instance->side)),
+                                     .up = instance->health == router::Health::kUp,
+                                     .in_flight = instance->in_flight,
+                                     .load = instance->active_tokens,
+                                     .requests = instance->requests,
+                                     .failures = instance->failures});
+  }
+  writer.send(200, api::kMetricsContentType, api::render_metrics(hub.metrics));
+  co_return;
+}
+
+Answer answer_reset_prefix_cache(Hub& hub, http::Request& request, http::ResponseWriter& writer) {
+  std::vector<router::InstanceId> order;
+  for (const auto& instance : hub.registry.instances()) order.push_back(instance->id);
+  json::array failed;
+  for (const router::InstanceId id : order) {
+    const router::Instance* instance = hub.registry.find(id);
+    if (instance == nullptr) continue;
+    std::string target = "/reset_prefix_cache";
+    if (!request.query().empty()) target += "?" + std::string(request.query());
+    const std::string base = "http://" + instance->address();
+    http::ClientRequest ask{.to = hub.address_of(*instance),
+                            .method = "POST",
+                            .target = std::move(target),
+                            .headers = {},
+                            .body = {},
+                            .head_timeout = kModelsTimeout,
+                            .idle_timeout = kModelsTimeout};
+    if (!hub.options.admin_key.empty()) ask.headers.add("Authorization", "Bearer " + hub.options.admin_key);
+    const auto answer = co_await hub.client.request(std::move(ask));
+    if (!answer || answer->status != 200) failed.emplace_back(base);
+  }
+  if (failed.empty()) {
+    writer.send(200, kJson, "");
+  } else {
+    writer.send(500, kJson, json::serialize(json::object{{"failed", std::move(failed)}}));
+  }
+}
+
+struct InstanceChange {
+  router::Side side = router::Side::kPrefill;
+  std::vector<options::Endpoint> endpoints;
+};
+
+// {"type": "prefill"|"decode", "instances": "h:p" or ["h:p", ...]}
+Result<InstanceChange> parse_change(std::string_view body) {
+  TRY(const json::object object, api::parse_json_object(body));
+  InstanceChange change;
+  const json::value* type = object.if_contains("type");
+  const std::string_view name =
+      type != nullptr && type->is_string() ? std::string_view(type->get_string()) : "";
+  if (name != "prefill" && name != "decode") {
+    return fail(Code::kInvalid, fmt::format("type: '{}', expected prefill or decode", name), "type");
+  }
+  change.side = name == "prefill" ? router::Side::kPrefill : router::Side::kDecode;
+  const json::value* instances = object.if_contains("instances");
+  json::array list;
+  if (instances != nullptr && instances->is_array()) list = instances->get_array();
+  if (instances != nullptr && instances->is_string()) list.push_back(*instances);
+  if (list.empty()) {
+    return fail(Code::kInvalid, "instances: expected \"host:port\" or a list of them", "instances");
+  }
+  for (const json::value& entry : list) {
+    if (!entry.is_string())
+      return fail(Code::kInvalid, "instances: expected strings \"host:port\"", "instances");
+    TRY(options::Endpoint endpoint, options::parse_endpoint(std::string_view(entry.get_string())));
+    change.endpoints.push_back(std::move(endpoint));
+  }
+  return change;
+}
+
+std::string changed_body(const Hub& hub, std::string message) {
+  json::array sides[2];
+  for (const auto& instance : hub.registry.instances()) {
+    sides[static_cast<size_t>(instance->side)].emplace_back(instance->address());
+  }
+  return json::serialize(json::object{{"message", std::move(message)},
+                                      {"current_prefill_instances", std::move(sides[0])},
+                                      {"current_decode_instances", std::move(sides[1])}});
+}
+
+std::string list_text(const InstanceChange& change) {
+  std::string text;
+  for (const auto& endpoint : change.endpoints) {
+    text += fmt::format("{}'{}'", text.empty() ? "" : ", ", options::endpoint_text(endpoint));
+  }
+  return "[" + text + "]";
+}
+
+Answer answer_add(Hub& hub, http::Request& request, http::ResponseWriter& writer) {
+  const auto change = parse_change(request.body);
+  if (!change) {
+    writer.send(400, kJson, api::render_error(change.error()));
+    co_return;
+  }
+  for (const options::Endpoint& endpoint : change->endpoints) {
+    const size_t before = hub.registry.instances().size();
+    const auto id = hub.registry.add(change->side, endpoint.host, endpoint.port, hub.loop.now());
+    if (hub.registry.instances().size() > before) start_probing(hub, id);
+  }
+  writer.send(200, kJson,
+              changed_body(hub, fmt::format("add {} instances: {}.", router::side_name(change->side),
+                                            list_text(*change))));
+}
+
+Answer answer_remove(Hub& hub, http::Request& request, http::ResponseWriter& writer) {
+  const auto change = parse_change(request.body);
+  if (!change) {
+    writer.send(400, kJson, api::render_error(change.error()));
+    co_return;
+  }
+  for (const options::Endpoint& endpoint : change->endpoints) {
+    static_cast<void>(hub.registry.remove(change->side, endpoint.host, endpoint.port));
+  }
+  writer.send(200, kJson,
+              changed_body(hub, fmt::format("Instances {} are isolated and waiting to be removed.",
+                                            list_text(*change))));
+}
+
+constexpr std::array kRoutes = {
+    Route{"POST", "/v1/chat/completions", Access::kClient, answer_chat},
+    Route{"POST", "/v1/completions", Access::kClient, answer_completions},
+    Route{"GET", "/v1/models", Access::kClient, answer_models},
+    Route{"GET", "/healthcheck", Access::kOpen, answer_healthcheck},
+    Route{"GET", "/health", Access::kOpen, answer_health},
+    Route{"GET", "/metrics", Access::kOpen, answer_metrics},
+    Route{"POST", "/reset_prefix_cache", Access::kAdmin, answer_reset_prefix_cache},
+    Route{"POST", "/instances/add", Access::kAdmin, answer_add},
+    Route{"POST", "/instances/remove", Access::kAdmin, answer_remove},
+};
+
+bool may(const Hub& hub, const http::Request& request, Access access) {
+  constexpr std::string_view kScheme = "Bearer ";
+  const std::string_view header = request.headers.get("Authorization").value_or("");
+  const std::string_view key =
+      header.starts_with(kScheme) ? header.substr(kScheme.size()) : std::string_view();
+  if (access == Access::kOpen) return true;
+  if (access == Access::kClient) {
+    return hub.options.api_keys.empty() ||
+           std::ranges::find(hub.options.api_keys, key) != hub.options.api_keys.end();
+  }
+  return hub.options.admin_key.empty() ? net::is_loopback(request.peer) : key == hub.options.admin_key;
+}
+
+Answer refuse(http::ResponseWriter& writer, int status, std::string message) {
+  writer.send(status, kJson, api::render_error({Code::kInvalid, std::move(message)}, status));
+  co_return;
+}
+
+Answer route(Hub& hub, http::Request& request, http::ResponseWriter& writer) {
+  bool path_known = false;
+  for (const Route& candidate : kRoutes) {
+    if (candidate.path != request.path()) continue;
+    path_known = true;
+    if (candidate.method != request.method) continue;
+    if (may(hub, request, candidate.access)) return candidate.answer(hub, request, writer);
+    return refuse(writer, 401,
+                  candidate.access == Access::kAdmin
+                      ? fmt::format("{} is for loopback, or for `Authorization: Bearer` with the --admin-key",
+                                    candidate.path)
+                      : "Authorization: expected `Bearer` with a valid API key");
+  }
+  if (path_known)
+    return refuse(writer, 405, fmt::format("{} is not allowed on {}", request.method, request.path()));
+  return refuse(writer, 404, fmt::format("{}: no such path", request.path()));
+}
+
+}  // namespace
+
+http::Handler make_handler(Hub& hub) {
+  return [&hub](http::Request& request, http::ResponseWriter& writer) { return route(hub, request, writer); };
+}
+
+}  // namespace baton::proxy
