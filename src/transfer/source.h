@@ -1,0 +1,141 @@
+// P's side of the hand-over: which prefills are held for whom, until when. A state machine without I/O,
+// owned by the engine thread: events and times go in, commands for the mover and blocks for the engine come
+// out. Its table of states, events and actions is docs/handover-states.md.
+//
+// A held block is read by the mover of this process (tcp) or by the peer itself (local), never written. Its
+// blocks may be given back while somebody still reads: the engine bumps their epochs when they change owner,
+// and a reader that finds another epoch than the announced one discards what it read.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/ids.h"
+#include "base/result.h"
+#include "kv/arena.h"
+#include "transfer/handover_config.h"
+#include "transfer/mover.h"
+
+namespace baton::transfer {
+
+enum class HeldState : uint8_t {
+  kWaiting,  // nobody has asked for it
+  kClaimed,  // a peer renews the lease
+  kMoving,   // a Landing has been accepted
+};
+constexpr std::string_view held_state_name(HeldState state) {
+  switch (state) {
+    case HeldState::kWaiting:
+      return "waiting";
+    case HeldState::kClaimed:
+      return "claimed";
+    case HeldState::kMoving:
+      return "moving";
+  }
+  return "unknown";
+}
+
+// One line of /debug: a held prefill.
+struct HeldSnapshot {
+  HandoverId handover;
+  HeldState state{};
+  std::string peer;  // engine id of the one that claimed it; empty: nobody
+  uint32_t blocks = 0;
+  uint32_t tokens = 0;
+  Time since;  // of the state
+  Time expires_at;
+};
+
+enum class HoldEnd : uint8_t { kTaken, kReleasedByPeer, kReleasedHere, kExpired, kPeerLost, kFailed };
+constexpr std::string_view hold_end_name(HoldEnd end) {
+  switch (end) {
+    case HoldEnd::kTaken:
+      return "taken";
+    case HoldEnd::kReleasedByPeer:
+      return "released_by_peer";
+    case HoldEnd::kReleasedHere:
+      return "released_here";
+    case HoldEnd::kExpired:
+      return "expired";
+    case HoldEnd::kPeerLost:
+      return "peer_lost";
+    case HoldEnd::kFailed:
+      return "failed";
+  }
+  return "unknown";
+}
+
+// Blocks that are the engine's again.
+struct ReleasedHold {
+  HandoverId handover;
+  std::vector<BlockId> blocks;
+  HoldEnd end{};
+  std::string reason;
+};
+
+class Source {
+ public:
+  // `arena`: where held blocks lie; their epochs are read when they are held.
+  Source(HandoverConfig config, const kv::KvArena& arena);
+
+  // Takes over `blocks`, which hold the KV of `tokens` positions, block after block. They come back in
+  // take_released() exactly once. CHECKs that `id` is not held and that the counts agree.
+  struct Hold {
+    HandoverId id;
+    std::vector<BlockId> blocks;
+    uint32_t tokens = 0;
+    std::string prompt_hash;
+  };
+  void hold(Hold hold, Time now);
+
+  // This instance gives up a hold (abort, drain). False if it is not held: ended already.
+  bool release(HandoverId id, const std::string& reason);
+
+  // Events of peers that connected to this instance; others are ignored.
+  void on_event(const MoverEvent& event, Time now);
+  void on_time(Time now);
+  Time next_deadline() const;  // kNever while nothing is held
+
+  std::vector<Command> take_commands();
+  std::vector<ReleasedHold> take_released();
+
+  size_t size() const { return held_.size(); }
+  size_t held_blocks() const { return held_blocks_; }
+  std::vector<HeldSnapshot> snapshot() const;
+
+ private:
+  struct Held {
+    Hold hold;
+    std::vector<uint32_t> epochs;  // [hold.blocks]
+    HeldState state = HeldState::kWaiting;
+    PeerId peer{};    // unless kWaiting
+    Landing landing;  // if kMoving
+    Time since;
+    Time lease_until;
+    Time move_until = kNever;  // if kMoving
+  };
+  using HeldMap = std::map<HandoverId, Held>;
+
+  void on_message(PeerId peer, const Message& message, Time now);
+  void on_renew(PeerId peer, const Renew& renew, Time now);
+  void on_landing(PeerId peer, const Landing& landing, Time now);
+  void on_peer_lost(PeerId peer, const Error& error);
+  Result<void> check_landing(PeerId peer, const Landing& landing, const Held& held) const;
+  void end(HeldMap::iterator at, HoldEnd end, const std::string& reason);
+  HeldMap::iterator find_transfer(TransferId transfer);
+  void send(PeerId peer, Message message);
+
+  HandoverConfig config_;
+  const kv::KvArena& arena_;
+  HeldMap held_;
+  size_t held_blocks_ = 0;
+  std::map<PeerId, Identity> peers_;
+  std::map<TransferId, HandoverId> moving_;
+  std::vector<Command> commands_;
+  std::vector<ReleasedHold> released_;
+};
+
+}  // namespace baton::transfer

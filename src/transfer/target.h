@@ -1,0 +1,153 @@
+// D's side of the hand-over: from the moment a request with a remote prefill is queued until its KV has
+// landed or cannot. A state machine without I/O, owned by the engine thread. Its table of states, events and
+// actions is docs/handover-states.md.
+//
+// Every expected transfer ends in exactly one outcome. Blocks given to land() are the engine's again only
+// with that outcome: then no store into them can come.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/ids.h"
+#include "base/result.h"
+#include "kv/arena.h"
+#include "transfer/handover_config.h"
+#include "transfer/mover.h"
+
+namespace baton::transfer {
+
+// What D knows of a prefill that a peer holds for it.
+struct Expected {
+  TransferId transfer;
+  HandoverId handover;
+  std::string host;
+  uint16_t port = 0;
+  std::string engine_id;    // empty: any
+  Incarnation incarnation;  // zero: any
+  uint32_t tokens = 0;      // positions held
+  std::string prompt_hash;
+  Time deadline = kNever;  // for all of it, waiting in the queue included; must not be kNever
+};
+
+enum class TransferState : uint8_t {
+  kConnecting,  // the peer is not up yet
+  kWaiting,     // the lease is renewed; the engine has no blocks for it yet
+  kMoving,      // Landing sent, stores allowed
+  kStopping,    // has failed; waits until no store can come
+};
+constexpr std::string_view transfer_state_name(TransferState state) {
+  switch (state) {
+    case TransferState::kConnecting:
+      return "connecting";
+    case TransferState::kWaiting:
+      return "waiting";
+    case TransferState::kMoving:
+      return "moving";
+    case TransferState::kStopping:
+      return "stopping";
+  }
+  return "unknown";
+}
+
+// The end of one expected transfer.
+struct Outcome {
+  TransferId transfer;
+  std::optional<Error> error;  // empty: landed. Names peer and cause; kCancelled after abort()
+  uint64_t bytes = 0;          // of KV that moved
+  Transport transport{};       // meaningful once the peer was up
+  std::string peer;            // "host:port (engine_id)"
+  bool operator==(const Outcome&) const = default;
+};
+
+struct TransferSnapshot {
+  TransferId transfer;
+  HandoverId handover;
+  TransferState state{};
+  std::string peer;  // "host:port"
+  uint32_t blocks = 0;
+  Time since;  // of the state
+  Time until;
+};
+
+class Target {
+ public:
+  // `arena`: where target blocks lie; their epochs are read when they are granted.
+  Target(HandoverConfig config, const kv::KvArena& arena);
+
+  // Connects, and renews P's lease from now on. CHECKs that the transfer id is new and the deadline finite.
+  void expect(Expected expected, Time now);
+
+  // The blocks are there: entry i is for block position tokens_present / block_tokens + i of the prompt.
+  // `tokens_present` is a multiple of the block size, or expected.tokens with no blocks at all: then the
+  // outcome is "landed" at once and P is told. No effect if the transfer has ended or is stopping: its
+  // outcome is on the way and the blocks never left the engine.
+  void land(TransferId transfer, std::vector<BlockId> blocks, uint32_t tokens_present, Time now);
+
+  // The request does not want it any longer. Ends in an outcome (kCancelled), unless it has ended already.
+  void abort(TransferId transfer, const std::string& reason, Time now);
+
+  // Events of peers that this instance connected to, and of transfers; others are ignored.
+  void on_event(const MoverEvent& event, Time now);
+  void on_time(Time now);
+  Time next_deadline() const;  // kNever while nothing is expected and no connection is open
+
+  std::vector<Command> take_commands();
+  std::vector<Outcome> take_outcomes();
+
+  size_t size() const { return transfers_.size(); }
+  bool is_expected(TransferId transfer) const { return transfers_.contains(transfer); }
+  std::vector<TransferSnapshot> snapshot() const;
+
+ private:
+  struct Transfer {
+    Expected expected;
+    PeerId peer{};
+    TransferState state = TransferState::kConnecting;
+    Time since;
+    std::optional<std::pair<std::vector<BlockId>, uint32_t>> landing;  // blocks, tokens_present
+    Time renew_at = kNever;                                            // while the peer is up
+    Duration lease{0};
+    std::optional<Error> error;   // if kStopping
+    Time stop_again_at = kNever;  // if kStopping
+  };
+  struct Peer {
+    PeerId id{};
+    std::string host;
+    uint16_t port = 0;
+    std::optional<Identity> identity;  // once up
+    Transport transport{};
+    std::vector<Message> farewells;  // for transfers that ended before the peer was up
+    size_t transfers = 0;
+    Time idle_since;
+  };
+  using TransferMap = std::map<TransferId, Transfer>;
+  using PeerMap = std::map<PeerId, Peer>;
+
+  Peer& peer_at(const std::string& host, uint16_t port, Time now);
+  void on_peer_up(const PeerUp& up, Time now);
+  void on_peer_lost(const PeerLost& lost, Time now);
+  void on_message(PeerId peer, const Message& message, Time now);
+  void begin(TransferMap::iterator at, Time now);  // the peer is up
+  void start_moving(Transfer& transfer, Time now);
+  // Leads to a failed outcome: at once, or when the mover has confirmed that no store can come.
+  void fail_transfer(TransferMap::iterator at, Error error, Time now);
+  void finish(TransferMap::iterator at, std::optional<Error> error, uint64_t bytes, Time now);
+  void tell(PeerId peer, Message message);
+  std::string describe(const Transfer& transfer) const;
+
+  HandoverConfig config_;
+  const kv::KvArena& arena_;
+  TransferMap transfers_;
+  PeerMap peers_;
+  uint64_t next_peer_ = 1;
+  std::vector<Command> commands_;
+  std::vector<Outcome> outcomes_;
+};
+
+}  // namespace baton::transfer
