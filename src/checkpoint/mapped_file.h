@@ -46,6 +46,13 @@ class MappedFile {
   std::span<const std::byte> bytes() const;
   const std::string& path() const;
 
+  // kCorrupt if the file is no longer as long, or was written since it was mapped. A file cut within its last
+  // page reads as zeros there and raises no SIGBUS; this finds it.
+  Result<void> check_unchanged() const;
+
+  // Maps all pages in now (MADV_POPULATE_READ) instead of at first touch. Best effort.
+  void fault_in() const;
+
   // Tells the SIGBUS handler what lies where; `regions` ascend and do not overlap. At most once.
   void name_regions(std::vector<FileRegion> regions);
 

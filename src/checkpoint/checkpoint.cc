@@ -1,0 +1,212 @@
+#include "checkpoint/checkpoint.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <boost/json.hpp>
+#include <set>
+#include <utility>
+
+#include "base/check.h"
+
+namespace baton::checkpoint {
+namespace {
+
+namespace json = boost::json;
+namespace fs = std::filesystem;
+
+constexpr std::string_view kSingleFile = "model.safetensors";
+constexpr std::string_view kIndexFile = "model.safetensors.index.json";
+
+using WeightMap = std::map<std::string, std::string, std::less<>>;  // tensor name -> file name
+
+bool is_file(const fs::path& path) {
+  std::error_code error;
+  return fs::is_regular_file(path, error);
+}
+
+// Reads weight_map of the index. File names must be plain names of this directory.
+Result<WeightMap> read_index(const fs::path& path) {
+  TRY(const std::string text, read_text_file(path, kIndexBytesMax));
+  boost::system::error_code error;
+  const json::value document = json::parse(text, error);
+  if (error)
+    return fail(Code::kInvalid, fmt::format("{}: not valid JSON: {}", path.string(), error.message()));
+  const json::object* root = document.if_object();
+  const json::value* map = root == nullptr ? nullptr : root->if_contains("weight_map");
+  if (map == nullptr || !map->is_object() || map->get_object().empty()) {
+    return fail(Code::kInvalid,
+                fmt::format("{}: weight_map: expected an object of tensor: file", path.string()));
+  }
+  WeightMap weights;
+  std::set<std::string, std::less<>> shards;
+  for (const auto& [tensor, file] : map->get_object()) {
+    const std::string name = file.is_string() ? std::string(file.get_string()) : "";
+    if (!name.ends_with(".safetensors") || name.find('/') != std::string::npos ||
+        name.find('\0') != name.npos) {
+      return fail(Code::kInvalid,
+                  fmt::format("{}: weight_map: {}: expected the name of a .safetensors file beside it",
+                              path.string(), std::string_view(tensor)));
+    }
+    shards.insert(name);
+    weights.emplace(std::string(tensor), name);
+  }
+  if (shards.size() > kShardsMax) {
+    return fail(Code::kInvalid,
+                fmt::format("{}: {} files, expected at most {}", path.string(), shards.size(), kShardsMax));
+  }
+  return weights;
+}
+
+// Opens every file of the index and holds it against the map.
+Result<std::vector<SafetensorsFile>> open_shards(const fs::path& directory, const WeightMap& weights) {
+  std::map<std::string, size_t> promised;  // tensors per file
+  for (const auto& [tensor, file] : weights) ++promised[file];
+  std::vector<SafetensorsFile> files;
+  for (const auto& [name, count] : promised) {
+    TRY(SafetensorsFile file, SafetensorsFile::open(directory / name));
+    for (const Tensor& tensor : file.tensors) {
+      const auto entry = weights.find(tensor.name);
+      if (entry != weights.end() && entry->second == name) continue;
+      return fail(Code::kCorrupt,
+                  fmt::format("{}: tensor {}: {} says it is in {}", file.file.path(), tensor.name, kIndexFile,
+                              entry == weights.end() ? "no file" : std::string_view(entry->second)));
+    }
+    if (file.tensors.size() != count) {
+      const auto missing = std::ranges::find_if(weights, [&](const auto& entry) {
+        return entry.second == name && file.find(entry.first) == nullptr;
+      });
+      return fail(Code::kCorrupt, fmt::format("{}: tensor {}: missing, expected here by {}", file.file.path(),
+                                              missing == weights.end() ? "?" : missing->first, kIndexFile));
+    }
+    files.push_back(std::move(file));
+  }
+  return files;
+}
+
+Result<std::vector<SafetensorsFile>> open_weights(const fs::path& directory) {
+  std::vector<SafetensorsFile> files;
+  if (is_file(directory / kSingleFile)) {
+    TRY(SafetensorsFile file, SafetensorsFile::open(directory / kSingleFile));
+    files.push_back(std::move(file));
+    return files;
+  }
+  if (!is_file(directory / kIndexFile)) {
+    return fail(Code::kNotFound, fmt::format("{}: no weights, expected {} or {}", directory.string(),
+                                             kSingleFile, kIndexFile));
+  }
+  TRY(const WeightMap weights, read_index(directory / kIndexFile));
+  return open_shards(directory, weights);
+}
+
+bool is_float(DType dtype) { return dtype == DType::kBf16 || dtype == DType::kF16 || dtype == DType::kF32; }
+
+Result<void> check_tensor(const Tensor& tensor, const ExpectedTensor& expected, std::string_view file) {
+  if (tensor.shape != expected.shape) {
+    return fail(Code::kCorrupt,
+                fmt::format("{}: tensor {}: shape {}, expected {} by config.json", file, tensor.name,
+                            shape_text(tensor.shape), shape_text(expected.shape)));
+  }
+  if (!is_float(tensor.dtype)) {
+    return fail(Code::kCorrupt, fmt::format("{}: tensor {}: {}, expected bfloat16, float16 or float32", file,
+                                            tensor.name, dtype_name(tensor.dtype)));
+  }
+  return {};
+}
+
+// Tensors that checkpoints carry beside what their architecture needs and that change nothing.
+bool is_tolerated(std::string_view name, const ModelConfig& config) {
+  return name.ends_with(".rotary_emb.inv_freq") || (config.tie_word_embeddings && name == "lm_head.weight");
+}
+
+struct Located {
+  const Tensor* tensor;
+  const SafetensorsFile* file;
+};
+using Directory = std::map<std::string, Located, std::less<>>;
+
+Result<Directory> all_tensors(const std::vector<SafetensorsFile>& files) {
+  Directory all;
+  for (const SafetensorsFile& file : files) {
+    for (const Tensor& tensor : file.tensors) all.emplace(tensor.name, Located{&tensor, &file});
+  }
+  return all;
+}
+
+// Takes what the config expects out of `all`; what remains must be tolerated.
+Result<void> match(Directory all, Checkpoint& checkpoint) {
+  std::vector<std::string> missing;
+  for (const ExpectedTensor& expected : expected_tensors(checkpoint.config)) {
+    const auto found = all.find(expected.name);
+    if (found == all.end()) {
+      missing.push_back(expected.name + " " + shape_text(expected.shape));
+      continue;
+    }
+    TRY_DO(check_tensor(*found->second.tensor, expected, found->second.file->file.path()));
+    checkpoint.tensors.emplace(expected.name, found->second.tensor);
+    all.erase(found);
+  }
+  const std::string where = checkpoint.directory.string();
+  if (!missing.empty()) {
+    return fail(Code::kCorrupt,
+                fmt::format("{}: tensor {}: missing, expected by config.json ({} missing in all)", where,
+                            missing.front(), missing.size()));
+  }
+  for (const auto& [name, located] : all) {
+    if (!is_tolerated(name, checkpoint.config)) {
+      return fail(Code::kCorrupt,
+                  fmt::format("{}: tensor {} {}: surplus, {} with {} layers has no such tensor",
+                              located.file->file.path(), name, shape_text(located.tensor->shape),
+                              architecture_name(checkpoint.config.architecture), checkpoint.config.layers));
+    }
+    checkpoint.notices.push_back(fmt::format("{}: tensor {}: ignored", located.file->file.path(), name));
+  }
+  return {};
+}
+
+TextFiles find_text_files(const fs::path& directory) {
+  const auto if_exists = [&](std::string_view name) {
+    return is_file(directory / name) ? std::optional(directory / name) : std::nullopt;
+  };
+  return {if_exists("tokenizer.json"), if_exists("tokenizer_config.json"), if_exists("chat_template.jinja")};
+}
+
+}  // namespace
+
+Result<Checkpoint> Checkpoint::open(const fs::path& directory) {
+  std::error_code error;
+  if (!fs::is_directory(directory, error)) {
+    return fail(Code::kNotFound,
+                fmt::format("{}: no such directory, expected a Hugging Face checkpoint", directory.string()));
+  }
+  Checkpoint checkpoint;
+  checkpoint.directory = directory;
+  const fs::path config_path = directory / "config.json";
+  TRY(const std::string config_text, read_text_file(config_path, kConfigBytesMax));
+  TRY(checkpoint.config, parse_model_config(config_text, config_path.string()));
+  const fs::path generation_path = directory / "generation_config.json";
+  if (is_file(generation_path)) {
+    TRY(const std::string text, read_text_file(generation_path, kConfigBytesMax));
+    TRY(checkpoint.generation,
+        parse_generation_config(text, generation_path.string(), checkpoint.config.vocab_size));
+  }
+  checkpoint.text_files = find_text_files(directory);
+  TRY(checkpoint.files, open_weights(directory));
+  TRY(Directory all, all_tensors(checkpoint.files));
+  TRY_DO(match(std::move(all), checkpoint));
+  return checkpoint;
+}
+
+const Tensor& Checkpoint::tensor(std::string_view name) const {
+  const auto found = tensors.find(name);
+  CHECK(found != tensors.end(), "no tensor {}", name);
+  return *found->second;
+}
+
+uint64_t Checkpoint::weight_bytes() const {
+  uint64_t bytes = 0;
+  for (const auto& [name, tensor] : tensors) bytes += tensor->bytes.size();
+  return bytes;
+}
+
+}  // namespace baton::checkpoint
