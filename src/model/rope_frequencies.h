@@ -1,0 +1,13 @@
+// How a config's rope entry becomes the frequencies that kernels::RopeTable rotates with.
+#pragma once
+
+#include <vector>
+
+#include "checkpoint/model_config.h"
+
+namespace baton::model {
+
+// inv_freq [head_dim / 2] = theta^(-2i / head_dim) (Su et al. 2021), scaled as the config says.
+std::vector<double> rope_frequencies(const checkpoint::RopeConfig& rope, size_t head_dim);
+
+}  // namespace baton::model

@@ -1,0 +1,115 @@
+#include "model/weights.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <map>
+
+#include "base/check.h"
+#include "kernels/elementwise.h"
+
+namespace baton::model {
+namespace {
+
+using checkpoint::Checkpoint;
+using checkpoint::Tensor;
+
+class WeightReader {
+ public:
+  WeightReader(const Checkpoint& checkpoint, DType activation, const kernels::Cpu& cpu,
+               DecoderWeights& weights)
+      : checkpoint_(checkpoint), activation_(activation), cpu_(cpu), weights_(weights) {}
+
+  // A matrix that a product reads: in bf16 it must be bf16.
+  ConstMatrix matrix(const std::string& name) {
+    if (const auto known = converted_.find(name); known != converted_.end()) return known->second;
+    const Tensor& tensor = checkpoint_.tensor(name);
+    CHECK(tensor.shape.size() == 2, "{}: {} dimensions", name, tensor.shape.size());
+    const ConstMatrix stored{aligned(tensor), tensor.dtype, tensor.shape[0], tensor.shape[1],
+                             tensor.shape[1]};
+    if (activation_ == DType::kF32 || stored.dtype == DType::kBf16) return stored;
+    std::byte* copy = new_copy(stored.rows * stored.cols * sizeof(Bf16));
+    const kernels::Matrix target{copy, DType::kBf16, stored.rows, stored.cols, stored.cols};
+    kernels::convert(cpu_, stored, target);
+    return converted_.emplace(name, target).first->second;
+  }
+
+  ConstVector vector(const std::string& name) {
+    const Tensor& tensor = checkpoint_.tensor(name);
+    CHECK(tensor.shape.size() == 1, "{}: {} dimensions", name, tensor.shape.size());
+    return {aligned(tensor), tensor.dtype, tensor.shape[0]};
+  }
+
+  LinearWeights linear(const std::string& name, bool has_bias) {
+    LinearWeights linear{matrix(name + ".weight"), {}};
+    if (has_bias) linear.bias = vector(name + ".bias");
+    return linear;
+  }
+
+  MlpWeights mlp(const std::string& name) {
+    return {matrix(name + ".gate_proj.weight"), matrix(name + ".up_proj.weight"),
+            matrix(name + ".down_proj.weight")};
+  }
+
+ private:
+  const void* aligned(const Tensor& tensor) {
+    if (reinterpret_cast<uintptr_t>(tensor.bytes.data()) % size_of(tensor.dtype) == 0)
+      return tensor.bytes.data();
+    std::byte* copy = new_copy(tensor.bytes.size());
+    std::memcpy(copy, tensor.bytes.data(), tensor.bytes.size());
+    return copy;
+  }
+
+  std::byte* new_copy(size_t bytes) {
+    weights_.copied_bytes += bytes;
+    return weights_.copies.emplace_back(std::make_unique_for_overwrite<std::byte[]>(bytes)).get();
+  }
+
+  const Checkpoint& checkpoint_;
+  const DType activation_;
+  const kernels::Cpu& cpu_;
+  DecoderWeights& weights_;
+  std::map<std::string, ConstMatrix> converted_;  // so that a tied embedding is converted once
+};
+
+LayerWeights read_layer(WeightReader& reader, const checkpoint::ModelConfig& config, size_t layer) {
+  const std::string name = fmt::format("model.layers.{}", layer);
+  const std::string attention = name + ".self_attn";
+  LayerWeights weights;
+  weights.attention_norm = reader.vector(name + ".input_layernorm.weight");
+  weights.q = reader.linear(attention + ".q_proj", config.qkv_bias);
+  weights.k = reader.linear(attention + ".k_proj", config.qkv_bias);
+  weights.v = reader.linear(attention + ".v_proj", config.qkv_bias);
+  if (config.qk_norm) {
+    weights.q_norm = reader.vector(attention + ".q_norm.weight");
+    weights.k_norm = reader.vector(attention + ".k_norm.weight");
+  }
+  weights.output = reader.linear(attention + ".o_proj", config.output_bias);
+  weights.mlp_norm = reader.vector(name + ".post_attention_layernorm.weight");
+  if (!config.layer_is_moe[layer]) {
+    weights.mlp = reader.mlp(name + ".mlp");
+    return weights;
+  }
+  weights.router = reader.matrix(name + ".mlp.gate.weight");
+  for (size_t expert = 0; expert < config.moe.experts; ++expert) {
+    const MlpWeights mlp = reader.mlp(fmt::format("{}.mlp.experts.{}", name, expert));
+    weights.experts.push_back({mlp.gate, mlp.up, mlp.down});
+  }
+  return weights;
+}
+
+}  // namespace
+
+DecoderWeights load_weights(const Checkpoint& checkpoint, DType activation, const kernels::Cpu& cpu) {
+  const checkpoint::ModelConfig& config = checkpoint.config;
+  DecoderWeights weights;
+  WeightReader reader(checkpoint, activation, cpu, weights);
+  weights.embedding = reader.matrix("model.embed_tokens.weight");
+  for (size_t layer = 0; layer < config.layers; ++layer)
+    weights.layers.push_back(read_layer(reader, config, layer));
+  weights.final_norm = reader.vector("model.norm.weight");
+  weights.head = config.tie_word_embeddings ? weights.embedding : reader.matrix("lm_head.weight");
+  return weights;
+}
+
+}  // namespace baton::model
