@@ -93,5 +93,84 @@ TEST(ChatTemplate, RendersEveryGoldenConversation) {
     fmt::print("skipped {} of {} rows: their tokenizer is not in BATON_TEST_DATA\n", skipped, rows);
 }
 
+class ModelFolder {
+ public:
+  explicit ModelFolder(const std::string& name)
+      : path_(fs::path(testing::TempDir()) / ("baton_template_" + name)) {
+    fs::remove_all(path_);
+    fs::create_directories(path_);
+  }
+  ~ModelFolder() { fs::remove_all(path_); }
+  ModelFolder(const ModelFolder&) = delete;
+  ModelFolder& operator=(const ModelFolder&) = delete;
+  const fs::path& path() const { return path_; }
+  void write(const std::string& file, std::string_view text) const {
+    std::ofstream(path_ / file, std::ios::binary) << text;
+  }
+
+ private:
+  fs::path path_;
+};
+
+TEST(ChatTemplate, LoadsTheFileBeforeTheConfig) {
+  const ModelFolder model("file");
+  model.write("tokenizer_config.json", R"({"chat_template": "config",
+      "bos_token": {"__type": "AddedToken", "content": "<s>"}, "eos_token": "</s>", "unk_token": null})");
+  EXPECT_EQ(ChatTemplate::load(model.path())->render({}), "config");
+  model.write("chat_template.jinja", "{{ bos_token }}{{ eos_token }}{{ unk_token is defined }}");
+  EXPECT_EQ(ChatTemplate::load(model.path())->render({}), "<s></s>False");
+}
+
+TEST(ChatTemplate, PicksTheNamedTemplateForTools) {
+  const ModelFolder model("named");
+  model.write("tokenizer_config.json", R"({"chat_template": [{"name": "default", "template": "plain"},
+                                                             {"name": "tool_use", "template": "tools"}]})");
+  const auto loaded = ChatTemplate::load(model.path());
+  ASSERT_TRUE(loaded);
+  RenderRequest request;
+  EXPECT_EQ(loaded->render(request), "plain");
+  request.tools = json::array{json::object{{"type", "function"}}};
+  EXPECT_EQ(loaded->render(request), "tools");
+}
+
+TEST(ChatTemplate, SaysWhatToDoWithoutOne) {
+  const ModelFolder model("none");
+  const auto loaded = ChatTemplate::load(model.path());
+  ASSERT_FALSE(loaded);
+  EXPECT_EQ(loaded.error().code, Code::kNotFound);
+  EXPECT_NE(loaded.error().message.find("Give one with --chat-template FILE"), std::string::npos);
+}
+
+TEST(ChatTemplate, NamesTheFileOfABrokenTemplate) {
+  const ModelFolder model("broken");
+  model.write("chat_template.jinja", "\n{% if %}");
+  const auto loaded = ChatTemplate::load(model.path());
+  ASSERT_FALSE(loaded);
+  EXPECT_EQ(loaded.error().code, Code::kCorrupt);
+  EXPECT_NE(loaded.error().message.find("chat_template.jinja: chat template, line 2: expected an expression"),
+            std::string::npos);
+}
+
+TEST(ChatTemplate, RefusesToContinueWhatIsNotThere) {
+  const auto compiled = ChatTemplate::compile("fixed", {});
+  RenderRequest request;
+  request.add_generation_prompt = false;
+  request.continue_final_message = true;
+  EXPECT_EQ(compiled->render(request).error().param, "messages");
+  request.messages.push_back({{"role", "assistant"}, {"content", "One"}});
+  EXPECT_NE(compiled->render(request).error().message.find("does not write the last message"),
+            std::string::npos);
+  request.add_generation_prompt = true;
+  EXPECT_EQ(compiled->render(request).error().param, "continue_final_message");
+}
+
+TEST(ChatTemplate, LetsArgumentsReplaceSpecialTokens) {
+  const auto compiled = ChatTemplate::compile("{{ bos_token }}{{ tools is none }}{{ documents is none }}",
+                                              {{"bos_token", "<s>"}});
+  RenderRequest request;
+  request.kwargs["bos_token"] = "<t>";
+  EXPECT_EQ(compiled->render(request), "<t>TrueTrue");
+}
+
 }  // namespace
 }  // namespace baton::text

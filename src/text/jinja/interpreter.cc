@@ -9,8 +9,8 @@
 
 namespace baton::text::jinja {
 
-Interpreter::Interpreter(const Program& program, const LocalTime& local_time)
-    : program_(program), local_time_(local_time), variables_(program.names.size()) {}
+Interpreter::Interpreter(const Program& program, const LocalTime& local_time, uint64_t steps_max)
+    : program_(program), local_time_(local_time), meter_(steps_max), variables_(program.names.size()) {}
 
 Interpreter::~Interpreter() {
   for (const ObjectRef& ref : mutable_objects_) {

@@ -23,7 +23,7 @@ struct Scope {
 
 class Interpreter {
  public:
-  Interpreter(const Program& program, const LocalTime& local_time);
+  Interpreter(const Program& program, const LocalTime& local_time, uint64_t steps_max);
   ~Interpreter();
   Interpreter(const Interpreter&) = delete;
   Interpreter& operator=(const Interpreter&) = delete;

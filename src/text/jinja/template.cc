@@ -18,8 +18,9 @@ Result<Template> Template::compile(std::string_view source, LocalTime local_time
   return Template(std::make_shared<const Program>(std::move(program)), std::move(local_time));
 }
 
-Result<std::string> Template::render(const std::vector<std::pair<std::string, Value>>& variables) const {
-  return Interpreter(*program_, local_time_).run(variables);
+Result<std::string> Template::render(const std::vector<std::pair<std::string, Value>>& variables,
+                                     uint64_t steps_max) const {
+  return Interpreter(*program_, local_time_, steps_max).run(variables);
 }
 
 }  // namespace baton::text::jinja

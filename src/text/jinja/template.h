@@ -30,7 +30,8 @@ class Template {
 
   // kInvalid: the template's raise_exception (its message as it is), an operation that Python would refuse,
   // or a limit ("chat template, line N: …").
-  Result<std::string> render(const std::vector<std::pair<std::string, Value>>& variables) const;
+  Result<std::string> render(const std::vector<std::pair<std::string, Value>>& variables,
+                             uint64_t steps_max = kStepsMax) const;
 
  private:
   Template(std::shared_ptr<const Program> program, LocalTime local_time)

@@ -168,8 +168,8 @@ Result<Value> make_text(std::string bytes, bool safe) {
   return Value(Text(std::move(bytes), safe));
 }
 
-Failure Meter::too_many_steps() {
-  return fail(Code::kInvalid, fmt::format("the template takes more than {} steps", kStepsMax));
+Failure Meter::too_many_steps() const {
+  return fail(Code::kInvalid, fmt::format("the template takes more than {} steps", steps_max_));
 }
 
 Failure Meter::too_many_bytes() {

@@ -161,9 +161,11 @@ inline Failure type_error(std::string message) { return fail(Code::kInvalid, std
 // Counts what a rendering uses and stops it at the limits.
 class Meter {
  public:
+  explicit Meter(uint64_t steps_max = kStepsMax) : steps_max_(steps_max) {}
+
   Result<void> steps(size_t count) {
     steps_ += count;
-    if (steps_ > kStepsMax) return too_many_steps();
+    if (steps_ > steps_max_) return too_many_steps();
     return {};
   }
   Result<void> bytes(size_t count) {
@@ -173,8 +175,9 @@ class Meter {
   }
 
  private:
-  static Failure too_many_steps();
+  Failure too_many_steps() const;
   static Failure too_many_bytes();
+  uint64_t steps_max_;
   uint64_t steps_ = 0;
   uint64_t bytes_ = 0;
 };
