@@ -22,6 +22,10 @@ constexpr size_t kBodyReserveMax = 1024 * 1024;  // reserved on the word of Cont
 // A line of chunk framing or trailer that is longer is an attack: nothing useful is in either.
 constexpr size_t kChunkLineBytesMax = 16 * 1024;
 
+// A whole last chunk, "0 CR LF CR LF". Beast asserts that many bytes when it comes back to a last chunk whose
+// trailer was not there yet; fewer hold nothing that could be used.
+constexpr size_t kLastChunkBytes = 5;
+
 std::string_view as_std(string_view text) { return {text.data(), text.size()}; }
 
 // The printable start of foreign bytes, for a message.
@@ -93,8 +97,14 @@ struct HeadReader {
     headers.add(as_std(name), as_std(value));
   }
 
+  // Whether to wait for more than `available` bytes before Beast sees any.
+  bool is_between_chunks(size_t available) const {
+    return in_trailer && has_transfer_encoding && chunk_left == 0 && available < kLastChunkBytes;
+  }
+
   ParserLimits limits;
   Verdict verdict;
+  uint64_t chunk_left = 0;  // bytes of the current chunk that have not come
   size_t head_bytes = 0;
   size_t fields = 0;
   bool in_trailer = false;
@@ -184,9 +194,12 @@ class BeastRequest final : public beast::http::basic_parser<true> {
     return bytes.size();
   }
 
-  void on_chunk_header_impl(std::uint64_t, string_view, error_code&) override {}
+  void on_chunk_header_impl(std::uint64_t size, string_view, error_code&) override {
+    head_.chunk_left = size;
+  }
 
-  std::size_t on_chunk_body_impl(std::uint64_t, string_view bytes, error_code&) override {
+  std::size_t on_chunk_body_impl(std::uint64_t left, string_view bytes, error_code&) override {
+    head_.chunk_left = left - bytes.size();
     request_.body += as_std(bytes);
     return bytes.size();
   }
@@ -225,6 +238,7 @@ std::expected<size_t, ParseError> RequestParser::feed(std::string_view bytes) {
   }
   if (beast.is_header_done()) impl_->body_begun = true;
   const std::string_view rest = bytes.substr(consumed);
+  if (beast.head().is_between_chunks(rest.size())) return consumed;
   error_code ec;
   consumed += beast.put({rest.data(), rest.size()}, ec);
   if (!ec) return consumed;
@@ -300,9 +314,12 @@ class BeastResponse final : public beast::http::basic_parser<false> {
     return bytes.size();
   }
 
-  void on_chunk_header_impl(std::uint64_t, string_view, error_code&) override {}
+  void on_chunk_header_impl(std::uint64_t size, string_view, error_code&) override {
+    head_.chunk_left = size;
+  }
 
-  std::size_t on_chunk_body_impl(std::uint64_t, string_view bytes, error_code&) override {
+  std::size_t on_chunk_body_impl(std::uint64_t left, string_view bytes, error_code&) override {
+    head_.chunk_left = left - bytes.size();
     *body_ += as_std(bytes);
     return bytes.size();
   }
@@ -341,6 +358,7 @@ std::expected<size_t, ParseError> ResponseParser::feed(std::string_view bytes, s
     BeastResponse& beast = *impl_->beast;
     beast.append_body_to(&body);
     const std::string_view rest = bytes.substr(consumed);
+    if (beast.head().is_between_chunks(rest.size())) break;
     error_code ec;
     consumed += beast.put({rest.data(), rest.size()}, ec);
     if (ec && ec != BeastError::need_more) {
