@@ -56,7 +56,7 @@ struct Identity {
 // and max_model_len may differ (a request that is too long for one side is refused by that side).
 std::string find_mismatch(const Identity& own, const Identity& theirs);
 
-// ---- handshake: D Hello, P Challenge, D Proof, P Welcome; or Refused and the end ----
+// ---- handshake: D Hello, P Challenge, D Proof, P Welcome, D Ready; or Refused and the end ----
 
 using Nonce = std::array<uint8_t, 32>;
 using Mac = std::array<uint8_t, 32>;
@@ -80,7 +80,13 @@ struct Proof {
 };
 struct Welcome {
   std::string local_name;  // abstract Unix socket that hands over P's arena; empty: TCP only
+  Nonce local_token{};     // to be shown there: the name is no secret on its host
   bool operator==(const Welcome&) const = default;
+};
+// D has chosen how KV travels on this connection.
+struct Ready {
+  bool local = false;
+  bool operator==(const Ready&) const = default;
 };
 // Ends the connection; says why.
 struct Refused {
@@ -170,8 +176,9 @@ struct Ping {
   bool operator==(const Ping&) const = default;
 };
 
-using Message = std::variant<Hello, Challenge, Proof, Welcome, Refused, Renew, Landing, Ack, Taken,
-                             ReleaseHandover, Renewed, Announce, Pushed, AbortTransfer, HandoverEnded, Ping>;
+using Message =
+    std::variant<Hello, Challenge, Proof, Welcome, Refused, Renew, Landing, Ack, Taken, ReleaseHandover,
+                 Renewed, Announce, Pushed, AbortTransfer, HandoverEnded, Ping, Ready>;
 
 // Head of a frame whose `bytes` of KV follow: bytes [offset, offset + bytes) of block position `position` of
 // the transfer, all layers of a block counted through.
@@ -203,7 +210,8 @@ enum class FrameKind : uint8_t {
   kAbortTransfer = 14,
   kHandoverEnded = 15,
   kPing = 16,
-  kKvFrame = 17,
+  kReady = 17,
+  kKvFrame = 18,
 };
 
 struct FrameHead {

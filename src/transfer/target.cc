@@ -1,0 +1,297 @@
+#include "transfer/target.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace baton::transfer {
+namespace {
+
+constexpr size_t kFarewellsMax = 4096;  // per peer that is not up yet; beyond it P's lease has to expire
+
+}  // namespace
+
+Target::Target(HandoverConfig config, const kv::KvArena& arena) : config_(config), arena_(arena) {}
+
+Target::Peer& Target::peer_at(const std::string& host, uint16_t port, Time now) {
+  for (auto& [id, peer] : peers_) {
+    if (peer.port == port && peer.host == host) return peer;
+  }
+  const PeerId id{next_peer_++};
+  Peer& peer = peers_[id];
+  peer.id = id;
+  peer.host = host;
+  peer.port = port;
+  peer.idle_since = now;
+  commands_.emplace_back(Connect{id, host, port});
+  return peer;
+}
+
+void Target::expect(Expected expected, Time now) {
+  CHECK(!transfers_.contains(expected.transfer), "transfer {} is expected twice", expected.transfer.hex());
+  CHECK(expected.deadline != kNever && expected.tokens > 0, "transfer {}", expected.transfer.hex());
+  Peer& peer = peer_at(expected.host, expected.port, now);
+  ++peer.transfers;
+  Transfer transfer;
+  transfer.peer = peer.id;
+  transfer.since = now;
+  transfer.lease = config_.lease;
+  const TransferId id = expected.transfer;
+  transfer.expected = std::move(expected);
+  const auto at = transfers_.emplace(id, std::move(transfer)).first;
+  if (peer.identity) begin(at, now);
+}
+
+void Target::begin(TransferMap::iterator at, Time now) {
+  Transfer& transfer = at->second;
+  const Identity& identity = *peers_.at(transfer.peer).identity;
+  const Expected& expected = transfer.expected;
+  if (expected.incarnation && expected.incarnation != identity.incarnation) {
+    return fail_transfer(
+        at,
+        {Code::kUnavailable,
+         fmt::format("{}: incarnation is {}, expected {}: it has restarted", describe(transfer),
+                     identity.incarnation.hex(), expected.incarnation.hex())},
+        now);
+  }
+  if (!expected.engine_id.empty() && expected.engine_id != identity.engine_id) {
+    return fail_transfer(
+        at,
+        {Code::kUnavailable, fmt::format("{}: engine_id is {}, expected {}", describe(transfer),
+                                         identity.engine_id, expected.engine_id)},
+        now);
+  }
+  transfer.state = TransferState::kWaiting;
+  transfer.since = now;
+  tell(transfer.peer, Renew{expected.handover});
+  transfer.renew_at = now + transfer.lease / 3;
+  if (transfer.landing) start_moving(transfer, now);
+}
+
+void Target::land(TransferId id, std::vector<BlockId> blocks, uint32_t tokens_present, Time now) {
+  const auto at = transfers_.find(id);
+  if (at == transfers_.end() || at->second.state == TransferState::kStopping) return;
+  Transfer& transfer = at->second;
+  CHECK(!transfer.landing, "transfer {} has blocks already", id.hex());
+  if (blocks.empty()) {
+    CHECK(tokens_present == transfer.expected.tokens, "no blocks, {} of {} tokens", tokens_present,
+          transfer.expected.tokens);
+    tell(transfer.peer, Taken{transfer.expected.handover, id});
+    return finish(at, std::nullopt, 0, now);
+  }
+  const kv::KvLayout& layout = arena_.layout();
+  CHECK(tokens_present % layout.block_tokens == 0 && blocks.size() + tokens_present / layout.block_tokens ==
+                                                         layout.blocks_for(transfer.expected.tokens),
+        "{} blocks after {} of {} tokens", blocks.size(), tokens_present, transfer.expected.tokens);
+  transfer.landing.emplace(std::move(blocks), tokens_present);
+  if (transfer.state == TransferState::kWaiting) start_moving(transfer, now);
+}
+
+void Target::start_moving(Transfer& transfer, Time now) {
+  const auto& [blocks, tokens_present] = *transfer.landing;
+  const Expected& expected = transfer.expected;
+  std::vector<uint32_t> epochs;
+  for (const BlockId block : blocks) epochs.push_back(arena_.epoch(block));
+  transfer.state = TransferState::kMoving;
+  transfer.since = now;
+  commands_.emplace_back(AllowStores{transfer.peer, expected.transfer, blocks, std::move(epochs)});
+  tell(transfer.peer, Landing{.transfer = expected.transfer,
+                              .handover = expected.handover,
+                              .target_incarnation = config_.incarnation,
+                              .target = blocks,
+                              .tokens_present = tokens_present,
+                              .tokens_total = expected.tokens,
+                              .prompt_hash = expected.prompt_hash,
+                              .deadline = std::max(expected.deadline - now, Duration(1))});
+}
+
+void Target::abort(TransferId id, const std::string& reason, Time now) {
+  const auto at = transfers_.find(id);
+  if (at == transfers_.end()) return;
+  fail_transfer(at, {Code::kCancelled, fmt::format("{}: {}", describe(at->second), reason)}, now);
+}
+
+void Target::fail_transfer(TransferMap::iterator at, Error error, Time now) {
+  Transfer& transfer = at->second;
+  if (transfer.state == TransferState::kStopping) return;
+  tell(transfer.peer, ReleaseHandover{transfer.expected.handover, error.message});
+  if (transfer.state != TransferState::kMoving) return finish(at, std::move(error), 0, now);
+  commands_.emplace_back(StopStores{at->first});
+  transfer.state = TransferState::kStopping;
+  transfer.since = now;
+  transfer.error = std::move(error);
+  transfer.stop_again_at = now + config_.stop_retry;
+}
+
+// The one way out of transfers_: each leaves with its outcome.
+void Target::finish(TransferMap::iterator at, std::optional<Error> error, uint64_t bytes, Time now) {
+  Transfer& transfer = at->second;
+  Outcome outcome{
+      .transfer = at->first, .error = std::move(error), .bytes = bytes, .peer = describe(transfer)};
+  if (const auto peer = peers_.find(transfer.peer); peer != peers_.end()) {
+    outcome.transport = peer->second.transport;
+    if (--peer->second.transfers == 0) peer->second.idle_since = now;
+  }
+  outcomes_.push_back(std::move(outcome));
+  transfers_.erase(at);
+}
+
+void Target::on_event(const MoverEvent& event, Time now) {
+  if (const auto* up = std::get_if<PeerUp>(&event)) {
+    on_peer_up(*up, now);
+  } else if (const auto* lost = std::get_if<PeerLost>(&event)) {
+    on_peer_lost(*lost, now);
+  } else if (const auto* received = std::get_if<Received>(&event)) {
+    if (peers_.contains(received->peer)) on_message(received->peer, received->message, now);
+  } else if (const auto* landed = std::get_if<Landed>(&event)) {
+    const auto at = transfers_.find(landed->transfer);
+    if (at == transfers_.end() || at->second.state != TransferState::kMoving) return;
+    tell(at->second.peer, Taken{at->second.expected.handover, at->first});
+    finish(at, std::nullopt, landed->bytes, now);
+  } else if (const auto* failed = std::get_if<MoveFailed>(&event)) {
+    const auto at = transfers_.find(failed->transfer);
+    if (at == transfers_.end() || at->second.state != TransferState::kMoving) return;
+    const Error error{failed->error.code, fmt::format("{}: {}", describe(at->second), failed->error.message)};
+    tell(at->second.peer, ReleaseHandover{at->second.expected.handover, error.message});
+    finish(at, error, 0, now);
+  } else if (const auto* stopped = std::get_if<StoresStopped>(&event)) {
+    const auto at = transfers_.find(stopped->transfer);
+    if (at == transfers_.end() || at->second.state != TransferState::kStopping) return;
+    finish(at, std::move(at->second.error), 0, now);
+  }
+}
+
+void Target::on_peer_up(const PeerUp& up, Time now) {
+  const auto peer = peers_.find(up.peer);
+  if (peer == peers_.end()) return;
+  peer->second.identity = up.identity;
+  peer->second.transport = up.transport;
+  for (Message& message : peer->second.farewells) commands_.emplace_back(Send{up.peer, std::move(message)});
+  peer->second.farewells.clear();
+  for (auto at = transfers_.begin(); at != transfers_.end();) {
+    const auto next = std::next(at);
+    if (at->second.peer == up.peer && at->second.state == TransferState::kConnecting) begin(at, now);
+    at = next;
+  }
+}
+
+void Target::on_peer_lost(const PeerLost& lost, Time now) {
+  if (!peers_.contains(lost.peer)) return;
+  for (auto at = transfers_.begin(); at != transfers_.end();) {
+    const auto next = std::next(at);
+    if (at->second.peer == lost.peer) {
+      fail_transfer(at, {lost.error.code, fmt::format("{}: {}", describe(at->second), lost.error.message)},
+                    now);
+    }
+    at = next;
+  }
+  peers_.erase(lost.peer);
+}
+
+void Target::on_message(PeerId peer, const Message& message, Time now) {
+  if (const auto* aborted = std::get_if<AbortTransfer>(&message)) {
+    const auto at = transfers_.find(aborted->transfer);
+    if (at == transfers_.end() || at->second.peer != peer) return;
+    fail_transfer(
+        at, {aborted->error.code, fmt::format("{}: {}", describe(at->second), aborted->error.message)}, now);
+    return;
+  }
+  const auto* ended = std::get_if<HandoverEnded>(&message);
+  const auto* renewed = std::get_if<Renewed>(&message);
+  for (auto at = transfers_.begin(); at != transfers_.end();) {
+    const auto next = std::next(at);
+    Transfer& transfer = at->second;
+    if (transfer.peer == peer && ended != nullptr && transfer.expected.handover == ended->handover) {
+      fail_transfer(at, {ended->error.code, fmt::format("{}: {}", describe(transfer), ended->error.message)},
+                    now);
+    } else if (transfer.peer == peer && renewed != nullptr &&
+               transfer.expected.handover == renewed->handover) {
+      transfer.lease = std::max(renewed->lease, Duration(std::chrono::milliseconds(3)));
+      if (transfer.renew_at != kNever)
+        transfer.renew_at = std::min(transfer.renew_at, now + transfer.lease / 3);
+    }
+    at = next;
+  }
+}
+
+void Target::on_time(Time now) {
+  for (auto at = transfers_.begin(); at != transfers_.end();) {
+    const auto next = std::next(at);
+    Transfer& transfer = at->second;
+    if (transfer.state == TransferState::kStopping) {
+      if (now >= transfer.stop_again_at) {
+        commands_.emplace_back(StopStores{at->first});
+        transfer.stop_again_at = now + config_.stop_retry;
+      }
+    } else if (now >= transfer.expected.deadline) {
+      fail_transfer(at,
+                    {Code::kTimeout, fmt::format("{}: the deadline passed while {}", describe(transfer),
+                                                 transfer_state_name(transfer.state))},
+                    now);
+    } else if (now >= transfer.renew_at) {
+      tell(transfer.peer, Renew{transfer.expected.handover});
+      transfer.renew_at = now + transfer.lease / 3;
+    }
+    at = next;
+  }
+  for (auto at = peers_.begin(); at != peers_.end();) {
+    const auto next = std::next(at);
+    if (at->second.transfers == 0 && now >= at->second.idle_since + config_.idle_close) {
+      commands_.emplace_back(Close{at->first, "idle"});
+      peers_.erase(at);
+    }
+    at = next;
+  }
+}
+
+Time Target::next_deadline() const {
+  Time next = kNever;
+  for (const auto& [id, transfer] : transfers_) {
+    if (transfer.state == TransferState::kStopping) {
+      next = std::min(next, transfer.stop_again_at);
+    } else {
+      next = std::min({next, transfer.expected.deadline, transfer.renew_at});
+    }
+  }
+  for (const auto& [id, peer] : peers_) {
+    if (peer.transfers == 0) next = std::min(next, peer.idle_since + config_.idle_close);
+  }
+  return next;
+}
+
+// To a peer that is not up yet the message goes when it is; to one that is gone, never.
+void Target::tell(PeerId id, Message message) {
+  const auto peer = peers_.find(id);
+  if (peer == peers_.end()) return;
+  if (peer->second.identity) {
+    commands_.emplace_back(Send{id, std::move(message)});
+  } else if (peer->second.farewells.size() < kFarewellsMax) {
+    peer->second.farewells.push_back(std::move(message));
+  }
+}
+
+std::string Target::describe(const Transfer& transfer) const {
+  const std::string where = fmt::format("prefill peer {}:{}", transfer.expected.host, transfer.expected.port);
+  const auto peer = peers_.find(transfer.peer);
+  if (peer == peers_.end() || !peer->second.identity) return where;
+  return fmt::format("{} ({})", where, peer->second.identity->engine_id);
+}
+
+std::vector<Command> Target::take_commands() { return std::exchange(commands_, {}); }
+std::vector<Outcome> Target::take_outcomes() { return std::exchange(outcomes_, {}); }
+
+std::vector<TransferSnapshot> Target::snapshot() const {
+  std::vector<TransferSnapshot> all;
+  for (const auto& [id, transfer] : transfers_) {
+    all.push_back({.transfer = id,
+                   .handover = transfer.expected.handover,
+                   .state = transfer.state,
+                   .peer = fmt::format("{}:{}", transfer.expected.host, transfer.expected.port),
+                   .blocks = static_cast<uint32_t>(transfer.landing ? transfer.landing->first.size() : 0),
+                   .since = transfer.since,
+                   .until = transfer.expected.deadline});
+  }
+  return all;
+}
+
+}  // namespace baton::transfer
