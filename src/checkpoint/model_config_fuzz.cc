@@ -1,0 +1,15 @@
+// Any text as config.json and as generation_config.json: what is accepted can be turned into a list of
+// tensors.
+#include "base/check.h"
+#include "checkpoint/checkpoint.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const std::string_view text(reinterpret_cast<const char*>(data), size);
+  if (const auto config = baton::checkpoint::parse_model_config(text, "config.json")) {
+    CHECK(config->query_heads % config->kv_heads == 0 && config->head_dim >= 2);
+    CHECK(config->layer_is_moe.size() == config->layers);
+    if (config->layers * (config->moe.experts + 1) < 1000) CHECK(!expected_tensors(*config).empty());
+  }
+  static_cast<void>(baton::checkpoint::parse_generation_config(text, "generation_config.json", 1000));
+  return 0;
+}
