@@ -31,8 +31,8 @@ constexpr size_t kEncodeBytesMax = size_t{64} << 20;          // of one text
 class Tokenizer {
  public:
   // Reads DIR/tokenizer.json and, if it is there, DIR/tokenizer_config.json. kNotFound or kIo when a file
-  // cannot be read, kCorrupt when its content is wrong: "tokenizer.json: merges[1042]: expected 2 symbols,
-  // got 3".
+  // cannot be read, kCorrupt when its content is wrong: "tokenizer.json: model.merges[1042]: expected 2
+  // symbols, got 3".
   static Result<Tokenizer> load(const std::string& dir);
 
   // The same from the bytes of the two files; an empty `config_json` means that there is none.
