@@ -37,8 +37,6 @@ std::vector<Golden> all_goldens() {
     const std::string base = kSource + "/tests/golden/checkpoints/" + name;
     all.push_back({name, base, base + ".golden.safetensors"});
   }
-  all.push_back(
-      {"models/qwen3-moe", kSource + "/models/qwen3-moe", kSource + "/models/qwen3-moe.golden.safetensors"});
   return all;
 }
 
