@@ -1,0 +1,126 @@
+#include "router/bodies.h"
+
+#include <gtest/gtest.h>
+
+namespace baton::router {
+namespace {
+
+ClientBody chat(std::string_view body) { return *read_client_body(Route::kChat, body); }
+ClientBody text(std::string_view body) { return *read_client_body(Route::kCompletions, body); }
+
+TEST(Bodies, TheRequestToPIsVllmAscendsRewriting) {
+  const auto sent = prefill_body(
+      text(
+          R"({"prompt": "x", "max_tokens": 50, "stream": true, "stream_options": {"include_usage": true}, "n": 2})"),
+      false, 7);
+  EXPECT_EQ(sent,
+            R"({"prompt":"x","n":2,"kv_transfer_params":{"do_remote_prefill":false,"do_remote_decode":true,)"
+            R"("remote_block_ids":null,"remote_engine_id":null,"remote_host":null,"remote_port":null},)"
+            R"("stream":false,"max_tokens":1,"min_tokens":1})");
+}
+
+TEST(Bodies, MaxCompletionTokensIsRewrittenOnlyIfTheClientSentIt) {
+  EXPECT_NE(
+      prefill_body(chat(R"({"max_completion_tokens": 9})"), false, 7).find(R"("max_completion_tokens":1)"),
+      std::string::npos);
+  EXPECT_EQ(prefill_body(chat(R"({"max_tokens": 9})"), false, 7).find("max_completion_tokens"),
+            std::string::npos);
+}
+
+TEST(Bodies, ABatonInstanceHearsTheClientsLimitsAndBothSidesTheSameSeed) {
+  const auto client = chat(R"({"max_tokens": 50, "min_tokens": 3})");
+  const std::string p = prefill_body(client, true, 7);
+  EXPECT_NE(p.find(R"("seed":7)"), std::string::npos) << p;
+  EXPECT_NE(p.find("50"), std::string::npos) << p;
+  EXPECT_NE(decode_body(client, "", true, 7).find(R"("seed":7)"), std::string::npos);
+  EXPECT_EQ(prefill_body(chat(R"({"seed": 1})"), true, 7).find(R"("seed":7)"), std::string::npos);
+}
+
+TEST(Bodies, TheClientsOwnTransferParametersNeverReachAnInstance) {
+  const auto client = chat(R"({"kv_transfer_params": {"remote_host": "evil"}, "a": 1})");
+  EXPECT_EQ(prefill_body(client, false, 7).find("evil"), std::string::npos);
+  EXPECT_EQ(decode_body(client, "", false, 7), R"({"a":1})");
+  EXPECT_EQ(decode_body(client, R"({"remote_port":30000})", false, 7),
+            R"({"a":1,"kv_transfer_params":{"remote_port":30000}})");
+}
+
+TEST(Bodies, NumbersAndOrderArePassedOnAsTheyWereWritten) {
+  const auto client = text(R"({ "b" : 1.50 , "a" : 12345678901234567890, "prompt":[1,2] })");
+  EXPECT_EQ(decode_body(client, "", false, 7), R"({"b":1.50,"a":12345678901234567890,"prompt":[1,2]})");
+  EXPECT_FALSE(client.is_prompt_list);
+}
+
+TEST(Bodies, SeveralPromptsAreTold) {
+  EXPECT_TRUE(text(R"({"prompt": ["a", "b"]})").is_prompt_list);
+  EXPECT_TRUE(text(R"({"prompt": [[1], [2]]})").is_prompt_list);
+  EXPECT_FALSE(text(R"({"prompt": ["a"]})").is_prompt_list);
+  EXPECT_FALSE(text(R"({"prompt": [1, 2, 3]})").is_prompt_list);
+}
+
+TEST(Bodies, WrongTypesOfWhatTheProxyReadsAreNamed) {
+  const auto wrong = read_client_body(Route::kChat, R"({"stream": "yes"})");
+  ASSERT_FALSE(wrong);
+  EXPECT_EQ(wrong.error().param, "stream");
+  EXPECT_FALSE(read_client_body(Route::kChat, "[]"));
+  EXPECT_FALSE(read_client_body(Route::kChat, "{"));
+}
+
+constexpr std::string_view kParams =
+    R"({"do_remote_prefill":true,"remote_request_id":"id7","remote_port":30000})";
+
+PrefillAnswer p_answer() {
+  return *read_prefill_answer(
+      R"({"choices":[{"index":0,"text":"ab","logprobs":{"tokens":["a","b","c"],)"
+      R"("token_logprobs":[null,-1,-2],"top_logprobs":[null,{},{}],"text_offset":[0,1,2]},)"
+      R"("prompt_logprobs":[null,{"1":{"rank":1}}]}],"usage":{"prompt_tokens":2,)"
+      R"("prompt_tokens_details":{"cached_tokens":1}},"kv_transfer_params":)" +
+      std::string(kParams) + "}");
+}
+
+TEST(Bodies, PsParametersComeOutByteForByte) {
+  const auto p = p_answer();
+  EXPECT_EQ(p.kv_transfer_params, kParams);
+  EXPECT_EQ(p.remote_request_id, "id7");
+  EXPECT_EQ(p.cached_tokens, 1);
+  EXPECT_EQ(read_prefill_answer(R"({"choices":[],"kv_transfer_params":null})")->kv_transfer_params, "");
+  EXPECT_FALSE(read_prefill_answer("nonsense"));
+  EXPECT_FALSE(read_prefill_answer(R"({"error":{}})"));
+}
+
+TEST(Bodies, PsPartIsMergedIntoAWholeAnswer) {
+  const auto merged = merge_whole(
+      text(R"({"prompt":"ab","echo":true,"logprobs":1,"prompt_logprobs":1})"), p_answer(),
+      R"({"choices":[{"index":0,"text":"abc","logprobs":{"tokens":["c"],"token_logprobs":[-3],"top_logprobs":[{}],)"
+      R"("text_offset":[2]}}],"usage":{"prompt_tokens":2,"prompt_tokens_details":{"cached_tokens":2}}})");
+  EXPECT_NE(merged.find(R"("tokens":["a","b","c"])"), std::string::npos) << merged;
+  EXPECT_NE(merged.find(R"("text_offset":[0,1,2])"), std::string::npos) << merged;
+  EXPECT_NE(merged.find(R"("prompt_logprobs":[null,{"1":{"rank":1}}])"), std::string::npos) << merged;
+  EXPECT_NE(merged.find(R"("cached_tokens":1)"), std::string::npos) << merged;
+}
+
+TEST(Bodies, EventsAreTouchedOnlyWherePsPartBelongs) {
+  EventMerger plain(text(R"({"prompt":"ab"})"), p_answer());
+  EXPECT_FALSE(plain.merge(R"({"choices":[{"index":0,"text":"x"}]})"));
+  EXPECT_NE(plain.merge(R"({"choices":[],"usage":{"prompt_tokens_details":{"cached_tokens":9}}})")
+                ->find(R"("cached_tokens":1)"),
+            std::string::npos);
+  EventMerger echo(text(R"({"prompt":"ab","echo":true,"logprobs":0})"), p_answer());
+  const auto first = echo.merge(R"({"choices":[{"index":0,"text":"abx","logprobs":{"tokens":["x"]}}]})");
+  ASSERT_TRUE(first);
+  EXPECT_NE(first->find(R"("tokens":["a","b","x"])"), std::string::npos) << *first;
+  EXPECT_FALSE(echo.merge(R"({"choices":[{"index":0,"text":"y","logprobs":{"tokens":["y"]}}]})"));
+}
+
+TEST(Bodies, AnAnswerThatEndedOnPBecomesAStream) {
+  const auto p = *read_prefill_answer(
+      R"({"id":"chatcmpl-1","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant",)"
+      R"("content":"No"},"finish_reason":"length"}],"usage":{"prompt_tokens":2},"kv_transfer_params":null})");
+  const std::string events = as_stream(chat(R"({"stream":true,"stream_options":{"include_usage":true}})"), p);
+  EXPECT_NE(events.find(R"("delta":{"role":"assistant","content":""})"), std::string::npos) << events;
+  EXPECT_NE(events.find(R"("delta":{"content":"No"})"), std::string::npos) << events;
+  EXPECT_NE(events.find(R"("choices":[],"usage":{"prompt_tokens":2})"), std::string::npos) << events;
+  EXPECT_TRUE(events.ends_with("data: [DONE]\n\n"));
+}
+
+}  // namespace
+}  // namespace baton::router

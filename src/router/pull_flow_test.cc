@@ -1,0 +1,250 @@
+#include "router/pull_flow.h"
+
+#include <gtest/gtest.h>
+
+namespace baton::router {
+namespace {
+
+constexpr Time kNow{std::chrono::seconds(1)};
+const std::string kHeld =
+    R"({"choices":[{"index":0}],"usage":{},"kv_transfer_params":{"do_remote_prefill":true,"remote_request_id":"held-1"}})";
+const std::string kEnded =
+    R"({"choices":[{"index":0,"finish_reason":"stop"}],"usage":{},"kv_transfer_params":null})";
+
+api::InstanceIdentity identity(api::Role role) {
+  return {.protocol = 1,
+          .version = "0",
+          .role = role,
+          .hands_over = true,
+          .incarnation = {},
+          .engine_id = "e",
+          .fingerprint = "f",
+          .kv_dtype = "bfloat16",
+          .block_size = 16,
+          .max_model_len = 4096,
+          .tensor_parallel_size = 1,
+          .kv_port = 1};
+}
+
+// Two P and two D, all Baton instances unless said otherwise.
+class PullFlowTest : public testing::Test {
+ protected:
+  explicit PullFlowTest(bool baton = true) {
+    for (uint16_t i = 0; i < 2; ++i) {
+      p_.push_back(registry_.add(Side::kPrefill, "p", static_cast<uint16_t>(1 + i), kNow));
+      d_.push_back(registry_.add(Side::kDecode, "d", static_cast<uint16_t>(1 + i), kNow));
+      registry_.on_probe_ok(p_.back(), baton ? std::optional(identity(api::Role::kPrefill)) : std::nullopt,
+                            kNow);
+      registry_.on_probe_ok(d_.back(), baton ? std::optional(identity(api::Role::kDecode)) : std::nullopt,
+                            kNow);
+    }
+  }
+  PullFlow flow(std::string_view body, int32_t attempts = 3) {
+    return PullFlow(registry_, {.attempts = attempts}, *read_client_body(Route::kChat, body), "id", 7);
+  }
+  void expect_all_released() {
+    for (const auto& instance : registry_.instances()) {
+      EXPECT_EQ(instance->in_flight, 0U) << instance->address();
+      EXPECT_EQ(instance->active_tokens, 0) << instance->address();
+      EXPECT_EQ(instance->active_kv, 0) << instance->address();
+    }
+  }
+  template <class T>
+  static const T& as(const Step& step) {
+    EXPECT_TRUE(std::holds_alternative<T>(step)) << "step " << step.index();
+    return std::get<T>(step);
+  }
+
+  Registry registry_;
+  std::vector<InstanceId> p_;
+  std::vector<InstanceId> d_;
+};
+
+class ForeignPullFlowTest : public PullFlowTest {
+ protected:
+  ForeignPullFlowTest() : PullFlowTest(false) {}
+};
+
+TEST_F(PullFlowTest, AStreamGoesFromPToDAndReleasesBoth) {
+  PullFlow f = flow(R"({"stream":true})");
+  EXPECT_EQ(as<AskPrefill>(f.start()).instance, p_[0]);
+  const Step ask = f.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
+  EXPECT_NE(as<AskDecode>(ask).body.find("held-1"), std::string::npos);
+  EXPECT_TRUE(f.relays(200));
+  EXPECT_FALSE(f.relays(400));
+  as<Relay>(f.on_decode_head());
+  std::string out;
+  f.on_event("data: {\"choices\":[]}\n\n", "{\"choices\":[]}", out);
+  EXPECT_EQ(registry_.find(p_[0])->in_flight, 0U);  // D has the KV
+  f.on_event("data: [DONE]\n\n", "[DONE]", out);
+  f.on_stream_end({}, kNow, out);
+  EXPECT_EQ(out, "data: {\"choices\":[]}\n\ndata: [DONE]\n\n");
+  EXPECT_EQ(f.outcome(), "ok");
+  EXPECT_TRUE(f.take_cleanups().empty());
+  expect_all_released();
+}
+
+TEST_F(PullFlowTest, AnAnswerThatEndsWithItsFirstTokenNeverGoesToD) {
+  PullFlow f = flow("{}");
+  f.start();
+  EXPECT_EQ(as<Reply>(f.on_prefill(UpstreamAnswer{200, kEnded}, kNow)).body, kEnded);
+  EXPECT_EQ(registry_.find(d_[0])->requests, 0U);
+  expect_all_released();
+}
+
+TEST_F(PullFlowTest, PsRefusalGoesToTheClientAsItIsAndIsNotTriedAgain) {
+  for (const int status : {400, 401, 404, 413, 422}) {
+    PullFlow f = flow("{}");
+    f.start();
+    const Step step = f.on_prefill(UpstreamAnswer{status, R"({"error":{"message":"no"}})"}, kNow);
+    EXPECT_EQ(as<Reply>(step).status, status);
+    EXPECT_EQ(as<Reply>(step).body, R"({"error":{"message":"no"}})");
+    expect_all_released();
+  }
+}
+
+TEST_F(PullFlowTest, FailuresOfPAreTriedOnAnotherPAsOftenAsAllowed) {
+  PullFlow f = flow("{}", 2);
+  const InstanceId first = as<AskPrefill>(f.start()).instance;
+  as<Pause>(f.on_prefill(fail(Code::kUnavailable, "refused"), kNow));
+  const Step second = f.on_pause_done();
+  EXPECT_NE(as<AskPrefill>(second).instance, first);
+  const Step end = f.on_prefill(UpstreamAnswer{503, ""}, kNow);
+  EXPECT_EQ(as<Reply>(end).status, 503);
+  EXPECT_TRUE(as<Reply>(end).retry_later);
+  EXPECT_EQ(f.retries(), 1U);
+  expect_all_released();
+}
+
+TEST_F(PullFlowTest, PausesDouble) {
+  PullFlow f = flow("{}", 4);
+  f.start();
+  std::vector<Duration> pauses;
+  for (int i = 0; i < 3; ++i) {
+    pauses.push_back(as<Pause>(f.on_prefill(UpstreamAnswer{500, ""}, kNow)).duration);
+    f.on_pause_done();
+  }
+  EXPECT_EQ(pauses, (std::vector<Duration>{std::chrono::milliseconds(1), std::chrono::milliseconds(2),
+                                           std::chrono::milliseconds(4)}));
+}
+
+TEST_F(PullFlowTest, ADThatFailsBeforeItsFirstByteMeansANewPrefillAndTheOldKvIsGivenUp) {
+  PullFlow f = flow("{}");
+  f.start();
+  const InstanceId first = as<AskDecode>(f.on_prefill(UpstreamAnswer{200, kHeld}, kNow)).instance;
+  as<Pause>(f.on_decode_whole(fail(Code::kUnavailable, "reset"), kNow));
+  const auto cleanups = f.take_cleanups();
+  ASSERT_EQ(cleanups.size(), 2U);
+  EXPECT_EQ(cleanups[1].instance, p_[0]);
+  EXPECT_EQ(cleanups[1].ids, (std::vector<std::string>{"id", "held-1"}));
+  as<AskPrefill>(f.on_pause_done());
+  EXPECT_NE(as<AskDecode>(f.on_prefill(UpstreamAnswer{200, kHeld}, kNow)).instance, first);
+  as<Reply>(f.on_decode_whole(UpstreamAnswer{200, R"({"choices":[]})"}, kNow));
+  expect_all_released();
+}
+
+TEST_F(PullFlowTest, DsRefusalHasItsTrueStatusAndPIsTold) {
+  PullFlow f = flow(R"({"stream":true})");
+  f.start();
+  f.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
+  const Step step = f.on_decode_whole(UpstreamAnswer{400, R"({"error":{"message":"too long"}})"}, kNow);
+  EXPECT_EQ(as<Reply>(step).status, 400);
+  const auto cleanups = f.take_cleanups();
+  ASSERT_EQ(cleanups.size(), 1U);
+  EXPECT_EQ(cleanups[0].instance, p_[0]);
+  expect_all_released();
+}
+
+TEST_F(PullFlowTest, NothingIsTriedAgainAfterTheFirstByteAndTheClientIsTold) {
+  PullFlow f = flow(R"({"stream":true})");
+  f.start();
+  f.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
+  f.on_decode_head();
+  std::string out;
+  f.on_event("data: {}\n\n", "{}", out);
+  f.on_stream_end(fail(Code::kUnavailable, "connection reset"), kNow, out);
+  EXPECT_NE(out.find("\"error\""), std::string::npos) << out;
+  EXPECT_NE(out.find("connection reset"), std::string::npos) << out;
+  EXPECT_EQ(f.outcome(), "d_failed");
+  expect_all_released();
+}
+
+TEST_F(PullFlowTest, AStreamWithoutDoneIsAnErrorAndADOwnErrorIsNotDoubled) {
+  PullFlow cut = flow(R"({"stream":true})");
+  cut.start();
+  cut.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
+  cut.on_decode_head();
+  std::string out;
+  cut.on_event("data: {}\n\n", "{}", out);
+  cut.on_stream_end({}, kNow, out);
+  EXPECT_NE(out.find("without [DONE]"), std::string::npos) << out;
+
+  PullFlow own = flow(R"({"stream":true})");
+  own.start();
+  own.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
+  own.on_decode_head();
+  std::string events;
+  own.on_event("data: {\"error\":{}}\n\n", "{\"error\":{}}", events);
+  own.on_event("data: [DONE]\n\n", "[DONE]", events);
+  own.on_stream_end({}, kNow, events);
+  EXPECT_EQ(events, "data: {\"error\":{}}\n\ndata: [DONE]\n\n");
+  EXPECT_EQ(own.outcome(), "d_failed");
+  expect_all_released();
+}
+
+TEST_F(PullFlowTest, AClientThatLeavesIsToldToWhoeverWorksForIt) {
+  PullFlow during_prefill = flow("{}");
+  during_prefill.start();
+  during_prefill.on_client_gone();
+  auto cleanups = during_prefill.take_cleanups();
+  ASSERT_EQ(cleanups.size(), 1U);
+  EXPECT_EQ(cleanups[0].ids, std::vector<std::string>{"id"});
+
+  PullFlow between = flow("{}");
+  between.start();
+  between.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
+  between.on_client_gone();
+  between.on_client_gone();
+  cleanups = between.take_cleanups();
+  ASSERT_EQ(cleanups.size(), 1U);
+  EXPECT_EQ(cleanups[0].ids.back(), "held-1");
+  EXPECT_EQ(between.outcome(), "client_gone");
+  expect_all_released();
+}
+
+TEST_F(ForeignPullFlowTest, AForeignPIsFreedThroughD) {
+  PullFlow f = flow("{}");
+  f.start();
+  f.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
+  f.on_client_gone();
+  const auto cleanups = f.take_cleanups();
+  ASSERT_EQ(cleanups.size(), 1U);
+  EXPECT_NE(cleanups[0].decode_body.find("held-1"), std::string::npos);
+  expect_all_released();
+}
+
+TEST_F(ForeignPullFlowTest, AForeignPWithoutParametersLetsDPrefill) {
+  PullFlow f = flow(R"({"kv_transfer_params":{"remote_host":"evil"}})");
+  f.start();
+  const Step step = f.on_prefill(UpstreamAnswer{200, kEnded}, kNow);
+  EXPECT_EQ(as<AskDecode>(step).body, "{}");
+}
+
+TEST_F(PullFlowTest, ListsOfPromptsGoToDAlone) {
+  PullFlow f(registry_, {}, *read_client_body(Route::kCompletions, R"({"prompt":["a","b"]})"), "id", 7);
+  as<AskDecode>(f.start());
+  EXPECT_EQ(as<Reply>(f.on_decode_whole(UpstreamAnswer{200, R"({"choices":[]})"}, kNow)).status, 200);
+  expect_all_released();
+}
+
+TEST_F(PullFlowTest, WithoutAnInstanceTheStatusIs503AndSaysWhy) {
+  for (const InstanceId id : d_) registry_.on_probe_failed(id, "connection refused", kNow);
+  PullFlow f = flow("{}");
+  const Step step = f.start();
+  EXPECT_EQ(as<Reply>(step).status, 503);
+  EXPECT_NE(as<Reply>(step).body.find("no decode instance fits it"), std::string::npos)
+      << as<Reply>(step).body;
+}
+
+}  // namespace
+}  // namespace baton::router
