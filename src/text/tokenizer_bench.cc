@@ -77,7 +77,7 @@ void encode(benchmark::State& state, const std::string& text) {
   const Tokenizer& subject = tokenizer(state.range(0) != 0);
   size_t ids = 0;
   for (auto _ : state) ids = subject.encode(text, false).value().size();
-  state.SetBytesProcessed(static_cast<int64_t>(state.iterations() * text.size()));
+  state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(text.size()));
   state.counters["bytes_per_token"] = static_cast<double>(text.size()) / static_cast<double>(ids);
   state.SetLabel(state.range(0) != 0 ? "deepseek_v3" : "qwen3");
 }
@@ -110,7 +110,7 @@ void StreamTokens(benchmark::State& state) {
     IncrementalDecoder decoder(subject, true);
     for (const TokenId id : ids) benchmark::DoNotOptimize(decoder.push(id));
   }
-  state.SetItemsProcessed(static_cast<int64_t>(state.iterations() * ids.size()));
+  state.SetItemsProcessed(state.iterations() * static_cast<int64_t>(ids.size()));
 }
 BENCHMARK(StreamTokens)->Unit(benchmark::kMillisecond);
 
