@@ -81,33 +81,33 @@ std::span<const Command> commands();
 const Command& serve_command();
 const Command& proxy_command();
 
-// What a command line says, by flag name, before it becomes a struct of options.
-class Arguments {
- public:
-  bool has(std::string_view flag) const { return values_.contains(flag); }
+// One flag as it was given. `texts` holds what a reader of the table's kind accepts: a switch is "true" or
+// "false".
+struct Given {
+  const Flag* flag = nullptr;
+  std::vector<std::string> texts;
+  json::object object;       // kJson
+  bool whole = false;        // kJson: given as one text, not only dotted
+  bool from_config = false;  // by the file, not on the command line
+};
+
+// What a command line says, by flag name, before it becomes a struct of options. Readers give nothing for a
+// flag that is absent, kInvalid with flag, value and expectation when it does not fit. Bounds are inclusive.
+struct Arguments {
+  std::map<std::string_view, Given> given;
+  std::vector<std::string> positionals;
+  std::vector<std::string> warnings;   // of repeated flags
+  std::vector<std::string> no_effect;  // names of what was given and does nothing
+  bool help = false;                   // --help or -h was given; nothing else was read
+
+  const Given* find(std::string_view flag) const;
   std::optional<bool> switched(std::string_view flag) const;
   std::optional<std::string> text(std::string_view flag) const;
   std::vector<std::string> texts(std::string_view flag) const;
-  // kInvalid names flag, value and expectation; nothing when the flag is absent. Bounds are inclusive.
   Result<std::optional<int64_t>> integer(std::string_view flag, int64_t least, int64_t most) const;
   Result<std::optional<double>> number(std::string_view flag, double least, double most) const;
   Result<std::vector<int64_t>> integers(std::string_view flag, int64_t least, int64_t most) const;
   const json::object* object(std::string_view flag) const;
-
-  std::vector<std::string> positionals;
-  std::vector<std::string> warnings;   // repeated flags, and what the binding adds
-  std::vector<std::string> no_effect;  // names of what was given and does nothing
-  bool help = false;                   // --help or -h was given; nothing else was checked
-
- private:
-  friend class ArgumentParser;
-  struct Value {
-    const Flag* flag = nullptr;
-    std::vector<std::string> texts;  // kSwitch: "true" or "false"
-    json::object object;             // kJson
-    bool from_config = false;
-  };
-  std::map<std::string, Value, std::less<>> values_;
 };
 
 inline constexpr size_t kArgumentsMax = 4096;           // words of a command line

@@ -34,7 +34,6 @@ struct ServeOptions {
   std::string dtype = "auto";              // auto, bfloat16, float32, half
   std::optional<int32_t> max_model_len;
   std::string quantization;  // empty: none
-  bool quantization_given = false;
 
   // Door
   std::string host = "0.0.0.0";
@@ -58,7 +57,7 @@ struct ServeOptions {
   bool enable_prefix_caching = true;
   bool enable_chunked_prefill = true;
   SchedulingPolicy scheduling_policy = SchedulingPolicy::kFcfs;
-  bool warmup = true;
+  bool warmup = false;
 
   // Machine
   CpuIsa cpu_isa = CpuIsa::kAuto;
