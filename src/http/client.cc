@@ -188,8 +188,8 @@ Awaitable<Result<std::shared_ptr<Connection>>> Client::State::connect(const net:
 
 // Holds a busy connection; gives it back, closed unless the body was read to its end.
 struct ResponseStream::State {
-  State(std::shared_ptr<Client::State> client_, std::shared_ptr<Connection> connection_)
-      : client(std::move(client_)), connection(std::move(connection_)) {}
+  State(std::shared_ptr<Client::State> client, std::shared_ptr<Connection> connection)
+      : client(std::move(client)), connection(std::move(connection)) {}
   ~State() { finish(); }
   State(const State&) = delete;
   State& operator=(const State&) = delete;

@@ -14,7 +14,7 @@
 namespace baton::http {
 
 struct Client::State : std::enable_shared_from_this<Client::State> {
-  State(IoLoop& loop_, ClientOptions options_) : loop(loop_), options(std::move(options_)) {}
+  State(IoLoop& loop, ClientOptions options) : loop(loop), options(std::move(options)) {}
 
   // A kept connection that is still open, or nothing.
   std::shared_ptr<Connection> take(const net::Address& to);

@@ -122,7 +122,7 @@ class Waiter : private ParkedLink {
 
   template <class Handler>
   struct ParkedHandler final : Parked {
-    explicit ParkedHandler(Handler&& handler_) : handler(std::move(handler_)) {}
+    explicit ParkedHandler(Handler&& handler) : handler(std::move(handler)) {}
     void disconnect() override {
       auto slot = asio::get_associated_cancellation_slot(handler);
       if (slot.is_connected()) slot.clear();

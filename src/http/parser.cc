@@ -65,7 +65,7 @@ ParseError translate(const error_code& ec, const ParserLimits& limits) {
 
 // What request and response have in common: fields counted and collected, trailers passed over.
 struct HeadReader {
-  explicit HeadReader(const ParserLimits& limits_) : limits(limits_) {}
+  explicit HeadReader(const ParserLimits& limits) : limits(limits) {}
 
   void count(size_t bytes, error_code& ec) {
     head_bytes += bytes;
@@ -215,7 +215,7 @@ class BeastRequest final : public beast::http::basic_parser<true> {
 }  // namespace
 
 struct RequestParser::Impl {
-  explicit Impl(const ParserLimits& limits_) : limits(limits_) { beast.emplace(limits, request); }
+  explicit Impl(const ParserLimits& limits) : limits(limits) { beast.emplace(limits, request); }
 
   ParserLimits limits;
   Request request;
@@ -337,7 +337,7 @@ constexpr int kInterimMax = 16;  // 1xx responses before the final one
 }  // namespace
 
 struct ResponseParser::Impl {
-  explicit Impl(const ParserLimits& limits_) : limits(limits_) { beast.emplace(limits, headers, false); }
+  explicit Impl(const ParserLimits& limits) : limits(limits) { beast.emplace(limits, headers, false); }
 
   bool is_interim() const { return beast->is_done() && beast->status() >= 100 && beast->status() < 200; }
 

@@ -33,13 +33,13 @@ bool is_out_of_resources(const error_code& error) {
 
 }  // namespace
 
-Server::State::State(IoLoop& loop_, ServerOptions options_, Handler handler_)
-    : loop(loop_),
-      options(std::move(options_)),
-      handler(std::move(handler_)),
-      acceptor(loop_.context().get_executor()),
-      pause(loop_.context().get_executor()),
-      drain_progress(loop_) {}
+Server::State::State(IoLoop& loop, ServerOptions options, Handler handler)
+    : loop(loop),
+      options(std::move(options)),
+      handler(std::move(handler)),
+      acceptor(loop.context().get_executor()),
+      pause(loop.context().get_executor()),
+      drain_progress(loop) {}
 
 std::string_view Server::State::date() {
   const std::time_t now = std::time(nullptr);

@@ -15,7 +15,7 @@
 namespace baton::http {
 
 struct Server::State : std::enable_shared_from_this<Server::State> {
-  State(IoLoop& loop_, ServerOptions options_, Handler handler_);
+  State(IoLoop& loop, ServerOptions options, Handler handler);
 
   void accept();
   void pause_accepting(const error_code& error);

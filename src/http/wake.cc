@@ -16,7 +16,7 @@ Result<void> as_result(Outcome outcome) {
 }  // namespace
 
 struct Wake::State {
-  explicit State(IoLoop& loop_) : loop(loop_), waiter(loop_), timer(loop_.context().get_executor()) {}
+  explicit State(IoLoop& loop) : loop(loop), waiter(loop), timer(loop.context().get_executor()) {}
 
   IoLoop& loop;
   Waiter waiter;
