@@ -28,11 +28,12 @@ struct Loaded {
   std::unique_ptr<kv::KvArena> arena;
   std::vector<BlockId> blocks;
 
-  explicit Loaded(uint32_t batch_rows_max = 512) {
+  explicit Loaded(uint32_t batch_rows_max = 512, uint32_t max_model_len = 4096) {
     auto opened = checkpoint::Checkpoint::open(model_path());
     CHECK(opened.has_value(), "{}", opened.error().message);
     auto shared = std::make_shared<const checkpoint::Checkpoint>(std::move(*opened));
-    auto loaded = load_decoder(shared, cpu, {.batch_rows_max = batch_rows_max, .max_model_len = 4096});
+    auto loaded =
+        load_decoder(shared, cpu, {.batch_rows_max = batch_rows_max, .max_model_len = max_model_len});
     CHECK(loaded.has_value(), "{}", loaded.error().message);
     model = std::move(loaded->model);
     blocks.resize(model->info().kv_layout.blocks_for(kContextTokens));
@@ -51,11 +52,17 @@ struct Loaded {
   }
 };
 
-// Bytes of weights that one decode step of a dense model reads: all but the embedding, which is the head's.
+// Bytes of weights that one decode step reads: not the embedding, unless it is the head too; of the experts
+// those that are chosen.
 size_t bytes_per_token() {
   const auto opened = checkpoint::Checkpoint::open(model_path());
-  size_t bytes = opened->weight_bytes();
-  if (!opened->config.tie_word_embeddings) bytes -= opened->tensor("model.embed_tokens.weight").bytes.size();
+  size_t bytes = 0;
+  for (const auto& [name, tensor] : opened->tensors) {
+    if (name == "model.embed_tokens.weight" && !opened->config.tie_word_embeddings) continue;
+    const checkpoint::MoeConfig& moe = opened->config.moe;
+    const bool is_expert = name.find(".experts.") != std::string::npos;
+    bytes += is_expert ? tensor->bytes.size() * moe.experts_per_token / moe.experts : tensor->bytes.size();
+  }
   return bytes;
 }
 
@@ -84,7 +91,7 @@ BENCHMARK(prefill)->UseRealTime()->Unit(benchmark::kMillisecond);
 void start_to_first_token(benchmark::State& state) {
   if (model_path() == nullptr) return state.SkipWithError("BATON_BENCH_MODEL is not set");
   for (auto _ : state) {
-    Loaded loaded(2048);
+    Loaded loaded(2048, 0);
     loaded.run(0, 16);
   }
 }
