@@ -4,6 +4,7 @@
 
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 
 #include "base/log.h"
 #include "http/server.h"
@@ -60,10 +61,7 @@ int run(std::span<const std::string> arguments) {
            fmt::format("listening on {}; {} prefill and {} decode instances", net::to_string(server.local()),
                        options->prefillers.size(), options->decoders.size()));
   loop.on_signal({SIGTERM, SIGINT}, [&](int signal) {
-    if (hub.draining) {
-      loop.stop();
-      return;
-    }
+    if (hub.draining) std::_Exit(1);  // asked twice: at once
     log_info("proxy", fmt::format("signal {}: ending what runs, at most {} s", signal, seconds(kDrainLimit)));
     loop.spawn("drain", drain(hub, server));
   });

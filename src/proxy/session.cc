@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <boost/asio/experimental/awaitable_operators.hpp>
+#include <boost/asio/this_coro.hpp>
 
 #include <memory>
 #include <string>
@@ -16,6 +17,7 @@
 #include "router/pull_flow.h"
 
 namespace baton::proxy {
+namespace asio = boost::asio;
 namespace {
 
 constexpr std::string_view kJson = "application/json";
@@ -111,6 +113,7 @@ class Session {
   router::PullFlow flow_;
   std::optional<http::ResponseStream> stream_;  // D's answer, once its head is here
   bool is_down_ = false;
+  bool resets_cancellation_ = false;
 };
 
 http::ClientRequest Session::upstream(router::InstanceId id, std::string body, Duration head_timeout) {
@@ -233,6 +236,9 @@ http::Awaitable<void> Session::run() {
   while (true) {
     start_cleanups(hub_, flow_);
     if (writer_.hung_up()) co_return;
+    if (std::exchange(resets_cancellation_, false)) {
+      co_await asio::this_coro::reset_cancellation_state(asio::enable_total_cancellation());
+    }
     if (auto* ask = std::get_if<router::AskPrefill>(&step)) {
       router::AskPrefill request = std::move(*ask);
       step = co_await prefill(std::move(request));
@@ -262,6 +268,7 @@ http::Awaitable<void> Session::wait_for_down() {
     if (instance != nullptr && instance->health == router::Health::kDown) break;
   }
   is_down_ = true;
+  resets_cancellation_ = true;  // run() goes on with other instances
 }
 
 void refuse(http::ResponseWriter& writer, const Error& error, bool retry_later) {

@@ -1,0 +1,41 @@
+// What the handlers of one serving instance share. Owned by the io thread; the pointers are empty while the
+// model loads, and handlers answer 503 then.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <random>
+#include <string>
+
+#include "api/metrics.h"
+#include "http/io_loop.h"
+#include "options/serve_options.h"
+#include "serve/engine_client.h"
+#include "serve/recent.h"
+#include "serve/served_model.h"
+
+namespace baton::serve {
+
+class EngineThread;
+
+struct Desk {
+  http::IoLoop* loop = nullptr;
+  const options::ServeOptions* options = nullptr;
+
+  const ServedModel* model = nullptr;
+  EngineThread* engine_thread = nullptr;
+  EngineClient* engine = nullptr;
+  std::string loading = "the model is being loaded";  // what /health says until then
+  bool draining = false;
+
+  std::string advertised_host;  // P: where peers find the side channel
+  uint16_t side_channel_port = 0;
+
+  api::ServeMetrics metrics;
+  RecentRequests recent;
+  std::mt19937_64 seeds{std::random_device{}()};  // for requests that bring no seed
+
+  bool ready() const { return model != nullptr && !draining; }
+};
+
+}  // namespace baton::serve

@@ -1,0 +1,338 @@
+#include "serve/loaded_instance.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <utility>
+
+#include "api/kv_transfer_params.h"
+#include "base/check.h"
+#include "base/log.h"
+#include "checkpoint/fingerprint.h"
+#include "kv/sizing.h"
+#include "model/decoder.h"
+#include "net/interfaces.h"
+#include "serve/memory.h"
+#include "transfer/tcp/socket_mover.h"
+
+namespace baton::serve {
+namespace {
+
+constexpr uint32_t kLogitRowsMax = 64;
+constexpr uint32_t kSeqsDefault = 128;          // vLLM's default on CPUs
+constexpr uint32_t kBatchTokensDefault = 2048;  // the same
+
+std::string_view isa_flag(options::CpuIsa isa) {
+  switch (isa) {
+    case options::CpuIsa::kAuto:
+      return "auto";
+    case options::CpuIsa::kPortable:
+      return "portable";
+    case options::CpuIsa::kAvx2:
+      return "avx2";
+    case options::CpuIsa::kAvx512:
+      return "avx512";
+    case options::CpuIsa::kAvx512Bf16:
+      return "avx512_bf16";
+  }
+  return "auto";
+}
+
+api::Role role_of(const options::ServeOptions& options) {
+  if (!options.kv_transfer) return api::Role::kBoth;
+  switch (options.kv_transfer->role) {
+    case options::KvRole::kProducer:
+      return api::Role::kPrefill;
+    case options::KvRole::kConsumer:
+      return api::Role::kDecode;
+    case options::KvRole::kBoth:
+      return api::Role::kBoth;
+  }
+  return api::Role::kBoth;
+}
+
+api::SamplingDefaults defaults_of(const checkpoint::GenerationConfig& generation) {
+  const auto narrow = [](const std::optional<double>& value) {
+    return value ? std::optional(static_cast<float>(*value)) : std::nullopt;
+  };
+  const auto count = [](const std::optional<int64_t>& value) {
+    return value ? std::optional(static_cast<int32_t>(std::min<int64_t>(*value, INT32_MAX))) : std::nullopt;
+  };
+  return {.temperature = narrow(generation.temperature),
+          .top_p = narrow(generation.top_p),
+          .min_p = narrow(generation.min_p),
+          .repetition_penalty = narrow(generation.repetition_penalty),
+          .top_k = count(generation.top_k),
+          .max_new_tokens = count(generation.max_new_tokens)};
+}
+
+// The ids that end an answer: those of config.json and of generation_config.json, ascending, each once.
+std::vector<TokenId> eos_ids(const checkpoint::Checkpoint& checkpoint) {
+  std::vector<TokenId> ids = checkpoint.generation.eos_token_ids;
+  ids.insert(ids.end(), checkpoint.config.eos_token_ids.begin(), checkpoint.config.eos_token_ids.end());
+  std::ranges::sort(ids);
+  ids.erase(std::ranges::unique(ids).begin(), ids.end());
+  return ids;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<LoadedInstance>> LoadedInstance::load(
+    const options::ServeOptions& options, std::function<void(std::vector<engine::Answer>)> deliver) {
+  auto instance = std::unique_ptr<LoadedInstance>(new LoadedInstance());
+  // The tokenizer is the slowest part of a start from a warm page cache; the weights are mapped meanwhile.
+  Result<void> text;
+  std::thread text_loader([&] { text = instance->load_text(options); });
+  Result<void> weights = instance->load_model(options);
+  text_loader.join();
+  TRY_DO(std::move(weights));
+  TRY_DO(std::move(text));
+  TRY_DO(instance->make_arena(options));
+  instance->make_served_model(options);
+  TRY_DO(instance->start_transfer(options));
+  instance->start_engine(options, std::move(deliver));
+  instance->verify_fingerprint_later();
+  return instance;
+}
+
+LoadedInstance::~LoadedInstance() {
+  ending_ = true;
+  if (fingerprint_thread_.joinable()) fingerprint_thread_.join();
+  if (engine_thread_) engine_thread_->stop();
+  transfer_thread_.reset();  // delivers to the engine thread, which takes nothing any more
+}
+
+Result<void> LoadedInstance::load_text(const options::ServeOptions& options) {
+  const std::string directory = options.tokenizer.empty() ? options.model : options.tokenizer;
+  TRY(tokenizer_, text::Tokenizer::load(directory));
+  auto chat_template = text::ChatTemplate::load(directory);
+  if (!options.chat_template.empty()) {
+    std::string source = options.chat_template;
+    if (std::ifstream file(options.chat_template); file) {
+      std::ostringstream whole;
+      whole << file.rdbuf();
+      source = std::move(whole).str();
+    }
+    boost::json::object special = chat_template ? chat_template->special_tokens() : boost::json::object();
+    TRY(chat_template_, text::ChatTemplate::compile(source, std::move(special)));
+    return {};
+  }
+  if (chat_template) {
+    chat_template_ = std::move(*chat_template);
+  } else if (chat_template.error().code == Code::kNotFound) {
+    chat_template_missing_ = chat_template.error().message;
+  } else {
+    return Failure(chat_template.error());
+  }
+  return {};
+}
+
+Result<void> LoadedInstance::load_model(const options::ServeOptions& options) {
+  TRY(auto opened, checkpoint::Checkpoint::open(options.model));
+  checkpoint_ = std::make_shared<const checkpoint::Checkpoint>(std::move(opened));
+  for (const std::string& notice : checkpoint_->notices) log_info("serve", notice);
+  TRY(const kernels::Isa isa, kernels::select_isa(isa_flag(options.cpu_isa)));
+  const uint32_t cores = usable_cores();
+  const uint32_t asked = options.threads ? static_cast<uint32_t>(*options.threads) : cores;
+  if (asked > cores)
+    log_warning("serve", fmt::format("--threads {}: this process may use {} cores", asked, cores));
+  cpu_ = std::make_unique<kernels::Cpu>(isa, std::clamp(asked, 1U, cores));
+  TRY(const model::DTypeChoice dtype, model::parse_dtype_choice(options.dtype));
+  const model::DecoderOptions decoder{
+      .dtype = dtype,
+      .block_tokens = static_cast<uint32_t>(options.block_size),
+      .batch_rows_max = static_cast<uint32_t>(options.max_num_batched_tokens.value_or(kBatchTokensDefault)),
+      .logit_rows_max = kLogitRowsMax,
+      .max_model_len = options.max_model_len ? static_cast<uint32_t>(*options.max_model_len) : 0};
+  TRY(auto loaded, model::load_decoder(checkpoint_, *cpu_, decoder));
+  for (const std::string& notice : loaded.notices) log_info("serve", notice);
+  language_model_ = std::move(loaded.model);
+  const model::ModelInfo& info = language_model_->info();
+  log_info("serve", fmt::format("{}: {}, {} weights of {:.0f} MB, {} thread(s) of {}", options.model,
+                                info.architecture, dtype_name(info.activation_dtype),
+                                static_cast<double>(info.weight_bytes) / 1e6, cpu_->team().threads(),
+                                kernels::isa_name(isa)));
+  return {};
+}
+
+Result<void> LoadedInstance::make_arena(const options::ServeOptions& options) {
+  const model::ModelInfo& info = language_model_->info();
+  const kv::SizingInput sizing{.layout = info.kv_layout,
+                               .available_bytes = available_memory_bytes(),
+                               .memory_fraction = options.gpu_memory_utilization,
+                               .seqs_max = static_cast<uint32_t>(options.max_num_seqs.value_or(kSeqsDefault)),
+                               .model_tokens_max = info.max_position,
+                               .cache_bytes = options.kv_cache_memory_bytes,
+                               .blocks = std::nullopt};
+  TRY(const uint32_t blocks, kv::arena_blocks(sizing));
+  TRY(arena_, kv::KvArena::create(info.kv_layout, blocks, incarnation_));
+  log_info(
+      "serve",
+      fmt::format("KV cache: {} blocks of {} tokens, {:.0f} MB", blocks, info.kv_layout.block_tokens,
+                  static_cast<double>(blocks) * static_cast<double>(info.kv_layout.block_bytes()) / 1e6));
+  return {};
+}
+
+void LoadedInstance::make_served_model(const options::ServeOptions& options) {
+  const model::ModelInfo& info = language_model_->info();
+  model_ = std::make_unique<ServedModel>(std::move(*tokenizer_));
+  model_->names = options.served_model_names;
+  model_->accept_any_name = options.accept_any_model;
+  model_->directory = options.model;
+  model_->loaded_s =
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
+          .count();
+  model_->chat_template = std::move(chat_template_);
+  model_->chat_template_missing = std::move(chat_template_missing_);
+  if (model_->chat_template) model_->special_tokens = model_->chat_template->special_tokens();
+  model_->eos_token_ids = eos_ids(*checkpoint_);
+  if (options.generation_config == "auto") model_->defaults = defaults_of(checkpoint_->generation);
+  model_->vocab_size = static_cast<int32_t>(info.vocab_size);
+  model_->max_model_len = static_cast<int32_t>(info.max_position);
+  model_->max_logprobs = options.max_logprobs;
+  model_->trust_request_chat_template = options.trust_request_chat_template;
+  model_->identity = {.protocol = api::kHandoverProtocol,
+                      .version = BATON_VERSION,
+                      .role = role_of(options),
+                      .hands_over = options.kv_transfer.has_value(),
+                      .incarnation = incarnation_,
+                      .engine_id = options.kv_transfer && !options.kv_transfer->engine_id.empty()
+                                       ? options.kv_transfer->engine_id
+                                       : incarnation_.hex(),
+                      .fingerprint = info.fingerprint,
+                      .kv_dtype = std::string(dtype_name(info.kv_layout.dtype)),
+                      .block_size = static_cast<int32_t>(info.kv_layout.block_tokens),
+                      .max_model_len = model_->max_model_len,
+                      .tensor_parallel_size = 1,
+                      .kv_port = 0};
+}
+
+Result<void> LoadedInstance::start_transfer(const options::ServeOptions& options) {
+  if (!options.kv_transfer) return {};
+  const options::KvTransferConfig& config = *options.kv_transfer;
+  const model::ModelInfo& info = language_model_->info();
+  transfer::tcp::SocketMoverConfig mover;
+  mover.identity = {.engine_id = model_->identity.engine_id,
+                    .incarnation = incarnation_,
+                    .fingerprint = info.fingerprint,
+                    .layout = info.kv_layout,
+                    .tp_size = 1,
+                    .dp_size = static_cast<uint32_t>(options.data_parallel_size),
+                    .boot_id = transfer::tcp::boot_id(),
+                    .max_model_len = info.max_position};
+  if (options.kv_transport == options::KvTransport::kLocal) mover.choice = transfer::TransportChoice::kLocal;
+  if (options.kv_transport == options::KvTransport::kTcp) mover.choice = transfer::TransportChoice::kTcp;
+  if (!options.host_ip.empty()) {
+    advertised_host_ = options.host_ip;
+  } else {
+    TRY(advertised_host_, net::advertise_host());
+  }
+  if (options.cluster_secret_file.empty()) {
+    log_warning("serve", fmt::format("no --cluster-secret-file: whoever reaches {} can read and claim KV",
+                                     advertised_host_));
+  } else {
+    TRY(mover.secret, net::ClusterSecret::read(options.cluster_secret_file));
+  }
+  // In the pull order P listens and D connects.
+  if (config.role != options::KvRole::kConsumer) {
+    TRY(const uint16_t port,
+        options::side_channel_port(config.kv_port, {.dp_rank = options.data_parallel_rank.value_or(0)}));
+    mover.listen = net::Address{options.host, port};
+  }
+  TRY(auto created, transfer::tcp::SocketMover::create(std::move(mover), *arena_));
+  side_channel_port_ = created->port();
+  model_->identity.kv_port = side_channel_port_;
+  if (side_channel_port_ != 0) {
+    log_info("serve", fmt::format("hand-over: listening on {}:{} as engine {}", advertised_host_,
+                                  side_channel_port_, model_->identity.engine_id));
+  }
+  transfer_thread_ =
+      std::make_unique<transfer::TransferThread>(std::move(created), [this](transfer::MoverEvent& event) {
+        // Until the engine thread is there nothing can have been asked of the mover but by a peer.
+        EngineThread* engine = engine_for_events_.load();
+        if (engine == nullptr) return false;
+        engine::Inbox item = std::move(event);
+        if (engine->post(std::move(item))) return true;
+        event = std::get<transfer::MoverEvent>(
+            std::move(item));  // NOLINT(bugprone-use-after-move): refused, not moved
+        return false;
+      });
+  return {};
+}
+
+void LoadedInstance::start_engine(const options::ServeOptions& options,
+                                  std::function<void(std::vector<engine::Answer>)> deliver) {
+  const auto seqs = static_cast<uint32_t>(options.max_num_seqs.value_or(kSeqsDefault));
+  engine::EngineConfig config;
+  config.limits = {.seqs_max = seqs,
+                   .batch_tokens_max = language_model_->batch_rows_max(),
+                   .step_max = std::chrono::duration_cast<Duration>(
+                       std::chrono::duration<double, std::milli>(options.step_ms_max)),
+                   .policy = options.scheduling_policy == options::SchedulingPolicy::kPriority
+                                 ? engine::SchedulingPolicy::kPriority
+                                 : engine::SchedulingPolicy::kFcfs};
+  config.waiting_max = static_cast<uint32_t>(options.max_queue_len);
+  config.model_tokens_max = language_model_->info().max_position;
+  config.prefix_cache = options.enable_prefix_caching;
+  config.landing_failure =
+      options.recompute_on_load_failure ? engine::LandingFailure::kRecompute : engine::LandingFailure::kFail;
+  config.handover.incarnation = incarnation_;
+  config.handover.lease = options.kv_lease;
+  recorder_ = std::make_unique<engine::Recorder>(std::filesystem::temp_directory_path().string());
+  on_check_failed([recorder = recorder_.get()] {
+    if (const auto path = recorder->write_file()) log_error("serve", fmt::format("flight record: {}", *path));
+  });
+  engine_ = std::make_unique<engine::Engine>(
+      config, *language_model_, *arena_,
+      engine::Surroundings{.clock = &clock_,
+                           .poll_interrupt = [this](uint32_t) { return beacon_.tick(clock_); },
+                           .recorder = recorder_.get(),
+                           .refill = {}});
+  model_->max_model_len = static_cast<int32_t>(engine_->model_tokens_max());
+  model_->identity.max_model_len = model_->max_model_len;
+  if (options.warmup) warm_up();
+  EngineThread::Outlets outlets{.answers = std::move(deliver),
+                                .commands = [this](std::vector<transfer::Command> commands) {
+                                  if (transfer_thread_) transfer_thread_->post(std::move(commands));
+                                }};
+  engine_thread_ = std::make_unique<EngineThread>(*engine_, *recorder_, beacon_, std::move(outlets));
+  engine_for_events_ = engine_thread_.get();
+}
+
+// Faults weights and KV in and runs one short prefill and one decode step, before anybody owns a block.
+void LoadedInstance::warm_up() {
+  arena_->touch_all();
+  const std::array<TokenId, 16> tokens{};
+  const std::array<BlockId, 2> blocks{BlockId{0}, BlockId{1}};
+  const uint32_t last = 15;
+  const model::SequenceRows prefill{.rows = 16, .first_position = 0, .blocks = blocks};
+  const auto go_on = [](uint32_t) { return true; };
+  language_model_->forward(
+      {.tokens = tokens, .sequences = std::span(&prefill, 1), .logit_rows = std::span(&last, 1)}, *arena_,
+      go_on);
+  static_cast<void>(language_model_->logits(0, 1));
+  if (arena_->blocks() < 2) return;
+  const uint32_t first = 0;
+  const model::SequenceRows decode{.rows = 1, .first_position = 16, .blocks = blocks};
+  language_model_->forward({.tokens = std::span(tokens).first(1),
+                            .sequences = std::span(&decode, 1),
+                            .logit_rows = std::span(&first, 1)},
+                           *arena_, go_on);
+}
+
+void LoadedInstance::verify_fingerprint_later() {
+  fingerprint_thread_ = std::thread([this] {
+    const auto complete = checkpoint::complete_fingerprint(*checkpoint_, ending_);
+    if (complete) {
+      log_info("serve", fmt::format("fingerprint of all weights: {}", complete->hex()));
+    } else if (complete.error().code != Code::kCancelled) {
+      log_error("serve", complete.error().message);
+    }
+  });
+}
+
+}  // namespace baton::serve

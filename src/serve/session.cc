@@ -1,0 +1,479 @@
+#include "serve/session.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <optional>
+#include <vector>
+
+#include "api/request.h"
+#include "api/response.h"
+#include "base/log.h"
+#include "http/sse.h"
+#include "serve/choice_text.h"
+#include "serve/request_builder.h"
+
+namespace baton::serve {
+namespace {
+
+constexpr std::string_view kJson = "application/json";
+
+int64_t unix_seconds() {
+  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+// The name under which a request appears in ids, logs and /debug/requests: the client's, where it is fit for
+// a header, else random.
+std::string request_name(const http::Request& http, const std::string& in_body) {
+  if (!in_body.empty()) return in_body;
+  const auto header = http.headers.get("X-Request-Id");
+  if (header && !header->empty() && header->size() <= api::kNameBytesMax) return std::string(*header);
+  return random_id<HandoverId>().hex();
+}
+
+// One choice on its way out.
+struct ChoiceState {
+  uint32_t prompt = 0;  // index into Session::prompts_
+  ChoiceText text;
+  bool begun = false;  // its first chunk was sent
+  int64_t sent_bytes = 0;
+  // Kept only for whole answers:
+  std::string whole_text;
+  std::vector<TokenId> token_ids;
+  std::vector<api::PositionLogprobs> logprobs;
+};
+
+struct PromptState {
+  TokenizedPrompt prompt;
+  std::optional<std::vector<api::PositionLogprobs>> logprobs;  // prompt_logprobs, once known
+  RecentRequest record;
+  std::string kv_transfer_params;
+  Time submitted;
+  std::optional<Time> first_token;
+  Time last_token;
+  engine::SamplingParams sampling;
+  bool finished = false;
+};
+
+class Session {
+ public:
+  Session(Desk& desk, http::Request& http, http::ResponseWriter& writer, api::ChunkWriter::Kind kind)
+      : desk_(desk), http_(http), writer_(writer), kind_(kind), submission_(*desk.engine) {}
+
+  http::Awaitable<void> run();
+
+ private:
+  bool is_chat() const { return kind_ == api::ChunkWriter::Kind::kChat; }
+  Result<void> prepare();
+  Result<void> prepare_chat();
+  Result<void> prepare_completion();
+  Result<void> add_prompt(TokenizedPrompt prompt, std::optional<int32_t> fallback_max_tokens);
+  Result<void> make_choices(uint32_t prompt);
+  http::Awaitable<Result<void>> relay();
+  Result<void> take(const Submission::Tagged& tagged);
+  void take_prompt(PromptState& prompt, const engine::PromptEvent& event);
+  void take_tokens(uint32_t tag, const engine::TokensEvent& event);
+  void take_end(PromptState& prompt, const engine::FinishedEvent& event);
+  void observe_tokens(PromptState& prompt, size_t tokens);
+  void append_chunk(ChoiceState& choice, ChoiceText::Added added);
+  void begin_stream();
+  void finish_stream();
+  void send_whole();
+  void send_failure(const Error& error);
+  api::Usage usage() const;
+  bool drops_output() const { return common_->echo && common_->sampling.max_tokens == 0; }
+
+  Desk& desk_;
+  http::Request& http_;
+  http::ResponseWriter& writer_;
+  api::ChunkWriter::Kind kind_;
+
+  api::CompletionRequest completion_;
+  api::ChatRequest chat_;
+  api::CommonRequest* common_ = nullptr;
+  HandoverPart handover_;
+  api::ResponseHead head_;
+  std::optional<api::ChunkWriter> chunks_;
+  std::vector<PromptState> prompts_;
+  std::vector<ChoiceState> choices_;  // [prompt][n]
+  std::string out_;                   // events of this round
+  Submission submission_;
+};
+
+Result<void> Session::prepare() {
+  const api::RequestLimits limits{.max_logprobs = desk_.model->max_logprobs,
+                                  .vocab_size = desk_.model->vocab_size,
+                                  .trust_chat_template = desk_.model->trust_request_chat_template};
+  if (is_chat()) {
+    TRY(chat_, api::parse_chat_request(http_.body, limits));
+    common_ = &chat_;
+  } else {
+    TRY(completion_, api::parse_completion_request(http_.body, limits));
+    common_ = &completion_;
+  }
+  TRY_DO(check_name(*desk_.model, common_->model));
+  TRY(handover_, handover_part(*common_, desk_.model->identity));
+  if (handover_.hold && common_->stream) {
+    return fail(
+        Code::kInvalid,
+        "kv_transfer_params: do_remote_decode with stream true; expected stream false, because the answer "
+        "carries the hand-over",
+        "kv_transfer_params");
+  }
+  if (common_->echo && common_->sampling.logprobs && !common_->sampling.prompt_logprobs) {
+    common_->sampling.prompt_logprobs = common_->sampling.logprobs;
+  }
+  const std::string name = request_name(http_, common_->request_id);
+  head_ = {.id = is_chat() ? api::chat_id(name) : api::completion_id(name),
+           .created_s = unix_seconds(),
+           .model = common_->model.empty() || !desk_.model->accept_any_name ? desk_.model->names.front()
+                                                                            : common_->model,
+           .tokens_as_ids = common_->return_tokens_as_token_ids || desk_.options->return_tokens_as_token_ids};
+  common_->request_id = name;
+  return is_chat() ? prepare_chat() : prepare_completion();
+}
+
+Result<void> Session::prepare_chat() {
+  api::normalise_messages(chat_.messages);
+  TRY(TokenizedPrompt prompt, tokenize_chat(*desk_.model, chat_));
+  return add_prompt(std::move(prompt), std::nullopt);
+}
+
+Result<void> Session::prepare_completion() {
+  if (completion_.prompts.size() > 1 && (handover_.hold || handover_.remote)) {
+    return fail(
+        Code::kInvalid,
+        fmt::format("prompt: a list of {} prompts with kv_transfer_params, expected one prompt per hand-over",
+                    completion_.prompts.size()),
+        "prompt");
+  }
+  for (const api::Prompt& prompt : completion_.prompts) {
+    TRY(TokenizedPrompt tokenized, tokenize_prompt(*desk_.model, prompt, completion_.add_special_tokens));
+    if (tokenized.text.empty() && common_->echo) {
+      tokenized.text = desk_.model->tokenizer.decode(tokenized.tokens, common_->sampling.skip_special_tokens);
+    }
+    TRY_DO(add_prompt(std::move(tokenized), api::kCompletionTokensDefault));
+  }
+  return {};
+}
+
+Result<void> Session::add_prompt(TokenizedPrompt prompt, std::optional<int32_t> fallback_max_tokens) {
+  const auto tag = static_cast<uint32_t>(prompts_.size());
+  engine::Request request;
+  request.external_id = common_->request_id;
+  request.prompt = prompt.tokens;
+  request.sampling = resolve_sampling(*desk_.model, common_->sampling, prompt.tokens.size(),
+                                      fallback_max_tokens, desk_.seeds());
+  apply_client_limits(handover_, *desk_.model, prompt.tokens.size(), fallback_max_tokens, request.sampling);
+  if (drops_output()) request.sampling.max_tokens = 1;
+  if (request.sampling.max_tokens == 0) {
+    return fail(Code::kInvalid, "max_tokens: 0, expected at least 1 (0 only with echo)", "max_tokens");
+  }
+  request.priority = common_->priority;
+  request.cache_salt = common_->cache_salt;
+  if (desk_.options->request_timeout) request.deadline = desk_.loop->now() + *desk_.options->request_timeout;
+  if (handover_.hold) request.hold = random_id<HandoverId>();
+  if (handover_.remote) {
+    std::string why;
+    request.remote = remote_prefill(*handover_.remote, request.sampling, request.prompt, why);
+    request.transfer = random_id<TransferId>();
+    if (!request.remote) {
+      log_warning("serve", fmt::format("{}: the prompt is computed here: {}", common_->request_id, why));
+    }
+  }
+  PromptState state;
+  state.prompt = std::move(prompt);
+  state.sampling = request.sampling;
+  state.submitted = desk_.loop->now();
+  state.record.request_id = common_->request_id;
+  state.record.prompt_tokens = static_cast<uint32_t>(request.prompt.size());
+  state.record.held = handover_.hold;
+  prompts_.push_back(std::move(state));
+  TRY_DO(make_choices(tag));
+  desk_.metrics.prompt_tokens += request.prompt.size();
+  desk_.metrics.request_prompt_tokens.observe(static_cast<double>(request.prompt.size()));
+  desk_.metrics.request_params_max_tokens.observe(request.sampling.max_tokens);
+  desk_.metrics.request_params_n.observe(request.sampling.n);
+  return submission_.add(std::move(request), tag);
+}
+
+Result<void> Session::make_choices(uint32_t prompt) {
+  const api::SamplingFields& fields = common_->sampling;
+  for (int32_t i = 0; i < fields.n; ++i) {
+    TRY(text::StopStrings stops, text::StopStrings::create(fields.stop, fields.include_stop_str_in_output));
+    choices_.push_back({.prompt = prompt,
+                        .text = ChoiceText(desk_.model->tokenizer, std::move(stops),
+                                           {.skip_special_tokens = fields.skip_special_tokens,
+                                            .include_stop_str_in_output = fields.include_stop_str_in_output,
+                                            .min_tokens = static_cast<uint32_t>(fields.min_tokens)}),
+                        .whole_text = {},
+                        .token_ids = {},
+                        .logprobs = {}});
+  }
+  return {};
+}
+
+api::Usage Session::usage() const {
+  api::Usage usage;
+  int64_t cached = 0;
+  for (const PromptState& prompt : prompts_) {
+    usage.prompt_tokens += prompt.record.prompt_tokens;
+    cached += prompt.record.cached_tokens;
+  }
+  if (!drops_output()) {
+    for (const ChoiceState& choice : choices_) usage.completion_tokens += choice.text.tokens();
+  }
+  usage.cached_tokens = cached;
+  return usage;
+}
+
+void Session::take_prompt(PromptState& prompt, const engine::PromptEvent& event) {
+  prompt.record.cached_tokens = event.cached_tokens;
+  prompt.record.remote = event.remote;
+  prompt.record.recomputed = event.recomputed;
+  desk_.metrics.prefix_cache_queries += prompt.record.prompt_tokens;
+  desk_.metrics.prefix_cache_hits += event.cached_tokens;
+  if (event.prompt_logprobs.empty()) return;
+  prompt.logprobs.emplace();
+  for (size_t i = 0; i < event.prompt_logprobs.size(); ++i) {
+    if (event.prompt_logprobs[i]) {
+      prompt.logprobs->push_back(with_texts(*event.prompt_logprobs[i], desk_.model->tokenizer));
+      continue;
+    }
+    api::PositionLogprobs first;
+    first.chosen.token = prompt.prompt.tokens[i];
+    first.chosen.text = std::string(desk_.model->tokenizer.token_bytes(prompt.prompt.tokens[i]));
+    first.known = false;
+    prompt.logprobs->push_back(std::move(first));
+  }
+}
+
+void Session::observe_tokens(PromptState& prompt, size_t tokens) {
+  const Time now = desk_.loop->now();
+  if (!prompt.first_token) {
+    prompt.first_token = now;
+    desk_.metrics.time_to_first_token_s.observe(seconds(now - prompt.submitted));
+  } else if (tokens > 0) {
+    desk_.metrics.inter_token_latency_s.observe(
+        seconds(now - prompt.last_token) / static_cast<double>(tokens), tokens);
+  }
+  prompt.last_token = now;
+  desk_.metrics.generation_tokens += tokens;
+}
+
+void Session::append_chunk(ChoiceState& choice, ChoiceText::Added added) {
+  PromptState& prompt = prompts_[choice.prompt];
+  const bool first = !choice.begun;
+  if (first && common_->echo) {
+    added.text.insert(0, prompt.prompt.text);
+    if (common_->sampling.logprobs && prompt.logprobs) {
+      added.logprobs.insert(added.logprobs.begin(), prompt.logprobs->begin(), prompt.logprobs->end());
+    }
+  }
+  const auto index = static_cast<int32_t>(&choice - choices_.data());
+  const api::Usage now = common_->continuous_usage_stats ? usage() : api::Usage{};
+  api::Delta delta{.index = index, .text = {}, .finish_reason = {}, .stop_reason = {}};
+  if (common_->continuous_usage_stats) delta.usage = &now;
+  if (first && common_->return_token_ids) delta.prompt_token_ids = &prompt.prompt.tokens;
+  if (first && is_chat()) {
+    chunks_->append_role(out_, delta);
+    delta.prompt_token_ids = nullptr;
+  }
+  choice.begun = true;
+  delta.text = added.text;
+  if (choice.text.finished()) {
+    delta.finish_reason = choice.text.finish();
+    delta.stop_reason = choice.text.stop_reason();
+  }
+  if (common_->sampling.logprobs) delta.logprobs = &added.logprobs;
+  if (common_->return_token_ids) delta.token_ids = &added.token_ids;
+  delta.text_offset = choice.sent_bytes;
+  choice.sent_bytes += static_cast<int64_t>(added.text.size());
+  // Text that is held back (half a character, the beginning of a stop string) makes no chunk of its own
+  // unless the client counts tokens.
+  const bool says_something = !added.text.empty() || delta.finish_reason || delta.logprobs != nullptr ||
+                              delta.token_ids != nullptr || delta.usage != nullptr;
+  if (says_something) chunks_->append_delta(out_, delta);
+}
+
+void Session::take_tokens(uint32_t tag, const engine::TokensEvent& event) {
+  PromptState& prompt = prompts_[tag];
+  ChoiceState& choice = choices_[tag * static_cast<size_t>(common_->sampling.n) + event.choice];
+  if (choice.text.finished()) return;
+  ChoiceText::Added added = choice.text.take(event.tokens);
+  observe_tokens(prompt, added.token_ids.size());
+  if (added.hit_stop_string) submission_.stop_choice(tag, event.choice);
+  if (drops_output()) added = {};
+  if (common_->stream) {
+    append_chunk(choice, std::move(added));
+    return;
+  }
+  choice.whole_text += added.text;
+  choice.token_ids.insert(choice.token_ids.end(), added.token_ids.begin(), added.token_ids.end());
+  for (auto& position : added.logprobs) choice.logprobs.push_back(std::move(position));
+}
+
+void Session::take_end(PromptState& prompt, const engine::FinishedEvent& event) {
+  prompt.finished = true;
+  prompt.record.output_tokens = event.output_tokens;
+  prompt.record.timings = event.timings;
+  prompt.record.outcome = "finished";
+  const Time now = desk_.loop->now();
+  desk_.metrics.e2e_latency_s.observe(seconds(now - prompt.submitted));
+  desk_.metrics.queue_time_s.observe(seconds(event.timings.queue));
+  desk_.metrics.prefill_time_s.observe(seconds(event.timings.prefill));
+  desk_.metrics.decode_time_s.observe(seconds(event.timings.decode));
+  desk_.metrics.inference_time_s.observe(seconds(event.timings.prefill + event.timings.decode));
+  if (prompt.record.remote) desk_.metrics.handover_time_s.observe(seconds(event.timings.handover));
+  desk_.metrics.request_generation_tokens.observe(event.output_tokens);
+  desk_.recent.add(prompt.record);
+}
+
+Result<void> Session::take(const Submission::Tagged& tagged) {
+  PromptState& prompt = prompts_[tagged.tag];
+  if (const auto* event = std::get_if<engine::PromptEvent>(&tagged.answer)) take_prompt(prompt, *event);
+  if (const auto* event = std::get_if<engine::TokensEvent>(&tagged.answer)) take_tokens(tagged.tag, *event);
+  if (const auto* event = std::get_if<engine::HeldEvent>(&tagged.answer)) {
+    prompt.kv_transfer_params = render_held(
+        *event, prompt.sampling,
+        {.host = desk_.advertised_host, .port = desk_.side_channel_port, .identity = &desk_.model->identity},
+        usage());
+  }
+  if (const auto* event = std::get_if<engine::FinishedEvent>(&tagged.answer)) take_end(prompt, *event);
+  if (const auto* event = std::get_if<engine::FailedEvent>(&tagged.answer)) {
+    prompt.record.outcome = event->error.message;
+    desk_.recent.add(prompt.record);
+    return Failure(event->error);
+  }
+  return {};
+}
+
+void Session::begin_stream() {
+  http::Headers headers;
+  headers.add("Content-Type", "text/event-stream; charset=utf-8");
+  headers.add("Cache-Control", "no-cache");
+  if (http::is_field_value(common_->request_id)) headers.add("X-Request-Id", common_->request_id);
+  writer_.start_stream(200, headers);
+  chunks_.emplace(kind_, head_);
+}
+
+void Session::finish_stream() {
+  if (common_->include_usage) chunks_->append_usage(out_, usage());
+  api::append_done(out_);
+  writer_.append(out_);
+}
+
+void Session::send_whole() {
+  std::vector<api::Choice> whole;
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    ChoiceState& choice = choices_[i];
+    PromptState& prompt = prompts_[choice.prompt];
+    api::Choice out;
+    out.index = static_cast<int32_t>(i);
+    out.text = common_->echo ? prompt.prompt.text + choice.whole_text : std::move(choice.whole_text);
+    out.finish_reason = choice.text.finish().value_or(api::FinishReason::kLength);
+    out.stop_reason = choice.text.stop_reason();
+    if (common_->sampling.logprobs) {
+      out.logprobs.emplace();
+      if (common_->echo && prompt.logprobs) *out.logprobs = *prompt.logprobs;
+      for (auto& position : choice.logprobs) out.logprobs->push_back(std::move(position));
+    }
+    if (common_->sampling.prompt_logprobs) out.prompt_logprobs = prompt.logprobs;
+    if (common_->return_token_ids) {
+      out.prompt_token_ids = prompt.prompt.tokens;
+      out.token_ids = std::move(choice.token_ids);
+    }
+    whole.push_back(std::move(out));
+  }
+  const std::string& params = prompts_.front().kv_transfer_params;
+  http::Response response;
+  response.headers.add("Content-Type", kJson);
+  if (http::is_field_value(common_->request_id)) response.headers.add("X-Request-Id", common_->request_id);
+  response.body = is_chat() ? api::render_chat(head_, whole, usage(), params)
+                            : api::render_completion(head_, whole, usage(), params);
+  writer_.send(response);
+}
+
+void Session::send_failure(const Error& error) {
+  if (!writer_.started()) {
+    http::Response response;
+    response.status = api::http_status(error.code);
+    response.headers.add("Content-Type", kJson);
+    if (error.code == Code::kExhausted) response.headers.add("Retry-After", "1");
+    response.body = api::render_error(error);
+    writer_.send(response);
+    return;
+  }
+  api::append_error_event(out_, error);
+  api::append_done(out_);
+  writer_.append(out_);
+}
+
+http::Awaitable<Result<void>> Session::relay() {
+  while (true) {
+    auto arrived = co_await submission_.next();
+    if (!arrived) co_return Failure(arrived.error());
+    if (arrived->empty()) break;
+    for (const Submission::Tagged& tagged : *arrived) {
+      const bool failed = std::holds_alternative<engine::FailedEvent>(tagged.answer);
+      if (common_->stream && !writer_.started() && !failed) begin_stream();
+      CO_TRY_DO(take(tagged));
+    }
+    if (out_.empty()) continue;
+    const std::string piece = std::exchange(out_, {});
+    const Result<void> written = co_await writer_.write(piece);
+    if (!written) co_return Failure(written.error());
+  }
+  if (common_->stream) {
+    finish_stream();
+  } else {
+    send_whole();
+  }
+  co_return Result<void>{};
+}
+
+http::Awaitable<void> Session::run() {
+  const Result<void> prepared = prepare();
+  if (!prepared) {
+    if (prepared.error().code == Code::kExhausted) ++desk_.metrics.requests_refused;
+    send_failure(prepared.error());
+    co_return;
+  }
+  const Result<void> answered = co_await relay();
+  if (answered) {
+    for (const ChoiceState& choice : choices_) {
+      const auto reason = choice.text.finish().value_or(api::FinishReason::kLength);
+      ++desk_.metrics.finished[std::string(api::finish_reason_name(reason))];
+    }
+    co_return;
+  }
+  const Error& error = answered.error();
+  submission_.abort(error.message);
+  if (writer_.hung_up()) {
+    ++desk_.metrics.clients_gone;
+    ++desk_.metrics.finished["abort"];
+    co_return;
+  }
+  if (error.code == Code::kExhausted) ++desk_.metrics.requests_refused;
+  ++desk_.metrics.finished["error"];
+  send_failure(error);
+}
+
+http::Awaitable<void> answer(Desk& desk, http::Request& request, http::ResponseWriter& writer,
+                             api::ChunkWriter::Kind kind) {
+  Session session(desk, request, writer, kind);
+  co_await session.run();
+}
+
+}  // namespace
+
+http::Awaitable<void> answer_completion(Desk& desk, http::Request& request, http::ResponseWriter& writer) {
+  co_await answer(desk, request, writer, api::ChunkWriter::Kind::kCompletion);
+}
+
+http::Awaitable<void> answer_chat(Desk& desk, http::Request& request, http::ResponseWriter& writer) {
+  co_await answer(desk, request, writer, api::ChunkWriter::Kind::kChat);
+}
+
+}  // namespace baton::serve
