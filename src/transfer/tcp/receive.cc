@@ -1,0 +1,222 @@
+// Reading: frames are taken apart, checked, and KV bytes stored.
+#include <fmt/format.h>
+#include <sys/socket.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "base/check.h"
+#include "transfer/tcp/socket_mover.h"
+
+namespace baton::transfer::tcp {
+
+bool SocketMover::was_stopped(const Connection& connection, TransferId transfer) const {
+  return std::ranges::find(connection.stopped, transfer) != connection.stopped.end();
+}
+
+// What is to be filled now. KV bytes go straight into the block, or nowhere if its grant is gone.
+std::span<std::byte> SocketMover::missing(Connection& connection) {
+  switch (connection.reading) {
+    case Reading::kHead:
+      return std::span(connection.head_bytes).subspan(connection.filled, kFrameHeadBytes - connection.filled);
+    case Reading::kBody:
+      return std::span(connection.body).subspan(connection.filled);
+    case Reading::kKvHead:
+      return std::span(connection.head_bytes).subspan(connection.filled);
+    case Reading::kKvBytes: {
+      const std::span<std::byte> nowhere =
+          std::span(scratch_).first(connection.frame.bytes).subspan(connection.filled);
+      if (connection.frame_discarded) return nowhere;
+      const auto grant = grants_.find(connection.frame.transfer);
+      const auto place = grant == grants_.end()
+                             ? Result<std::span<std::byte>>(fail(Code::kCancelled, "stopped"))
+                             : place_frame(connection.frame, grant->second, arena_);
+      if (place) return place->subspan(connection.filled);
+      if (grant != grants_.end()) fail_move(connection.frame.transfer, place.error());
+      connection.frame_discarded = true;
+      return nowhere;
+    }
+  }
+  return {};
+}
+
+Result<void> SocketMover::read(Connection& connection) {
+  size_t turn = 0;
+  while (turn < kTurnBytes) {
+    const std::span<std::byte> space = missing(connection);
+    const ssize_t got = recv(connection.fd.get(), space.data(), space.size(), 0);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0 && errno == EAGAIN) return {};
+    if (got < 0) return fail(Code::kUnavailable, fmt::format("receive: {}", std::strerror(errno)));
+    if (got == 0) return fail(Code::kUnavailable, "the peer closed the connection");
+    connection.last_received = now_;
+    connection.filled += static_cast<size_t>(got);
+    turn += static_cast<size_t>(got);
+    // A body may be empty: then its part is finished as soon as it begins.
+    while (static_cast<size_t>(got) == space.size() && missing(connection).empty()) {
+      TRY_DO(finish_part(connection));
+    }
+  }
+  return {};
+}
+
+// The part that was missing is whole.
+Result<void> SocketMover::finish_part(Connection& connection) {
+  connection.filled = 0;
+  switch (connection.reading) {
+    case Reading::kHead: {
+      TRY(connection.head, parse_head(std::span(connection.head_bytes).first<kFrameHeadBytes>()));
+      if (connection.head.kind == FrameKind::kKvFrame) {
+        if (connection.phase != Phase::kUp)
+          return fail(Code::kCorrupt, "handshake: KvFrame comes out of turn");
+        connection.reading = Reading::kKvHead;
+        return {};
+      }
+      connection.body.resize(connection.head.body_bytes);
+      connection.reading = Reading::kBody;
+      return {};
+    }
+    case Reading::kBody: {
+      connection.reading = Reading::kHead;
+      TRY(Message message, parse_body(connection.head.kind, connection.body));
+      return take_message(connection, message);
+    }
+    case Reading::kKvHead:
+      connection.reading = Reading::kKvBytes;
+      return begin_frame(connection);
+    case Reading::kKvBytes:
+      connection.reading = Reading::kHead;
+      end_frame(connection);
+      return {};
+  }
+  return {};
+}
+
+Result<void> SocketMover::take_message(Connection& connection, Message& message) {
+  if (connection.phase != Phase::kUp) return take_handshake(connection, message);
+  if (std::holds_alternative<Ping>(message)) return {};
+  if (auto* const announce = std::get_if<Announce>(&message)) return take_announce(connection, *announce);
+  if (const auto* const pushed = std::get_if<Pushed>(&message)) {
+    take_pushed(connection, *pushed);
+    return {};
+  }
+  if (const auto* const ack = std::get_if<Ack>(&message)) {
+    for (Outflow& flow : connection.outflows) {
+      if (flow.push.transfer == ack->transfer) flow.acked = std::clamp(ack->bytes, flow.acked, flow.sent);
+    }
+    events_.emplace_back(PushProgress{ack->transfer, ack->bytes});
+    return {};
+  }
+  if (const auto* const refused = std::get_if<Refused>(&message))
+    return fail(Code::kUnavailable, fmt::format("the peer refuses: {}", refused->error.message));
+  if (message.index() < 4 || std::holds_alternative<Ready>(message))
+    return fail(Code::kCorrupt, fmt::format("{} comes after the handshake", message_name(message)));
+  events_.emplace_back(Received{connection.id, std::move(message)});
+  return {};
+}
+
+Result<void> SocketMover::take_announce(Connection& connection, Announce& announce) {
+  const auto at = grants_.find(announce.transfer);
+  if (at == grants_.end() || at->second.peer != connection.id) {
+    if (was_stopped(connection, announce.transfer)) return {};
+    return fail(Code::kCorrupt, fmt::format("Announce: transfer {} is unknown, expected a granted one",
+                                            announce.transfer.hex()));
+  }
+  if (auto checked = check_announce(announce, at->second, arena_.layout()); !checked) {
+    fail_move(announce.transfer, checked.error());
+    return {};
+  }
+  at->second.announce = announce;
+  at->second.position = 0;
+  at->second.offset = 0;
+  if (!connection.local) return {};
+  for (const BlockId block : announce.source) {
+    if (index(block) < connection.arena->blocks()) continue;
+    fail_move(announce.transfer,
+              {Code::kCorrupt, fmt::format("Announce: source block is {}, expected below {}", index(block),
+                                           connection.arena->blocks())});
+    return {};
+  }
+  copier_.add({.peer = connection.id, .source = connection.arena.get(), .announce = std::move(announce)});
+  return {};
+}
+
+void SocketMover::take_pushed(Connection& connection, const Pushed& pushed) {
+  const auto at = grants_.find(pushed.transfer);
+  if (at == grants_.end() || at->second.peer != connection.id) return;
+  Grant& grant = at->second;
+  if (!grant.announce || grant.announce->layers != pushed.layers || grant.position != grant.blocks.size()) {
+    return fail_move(pushed.transfer, {Code::kCorrupt, fmt::format("Pushed: {} of {} blocks have come",
+                                                                   grant.position, grant.blocks.size())});
+  }
+  grant.layers_done += pushed.layers.count;
+  grant.announce.reset();
+  if (grant.layers_done < arena_.layout().layers) return;
+  if (auto owned = check_owner(grant, arena_); !owned) return fail_move(pushed.transfer, owned.error());
+  events_.emplace_back(Landed{pushed.transfer, grant.bytes});
+  grants_.erase(at);
+}
+
+Result<void> SocketMover::begin_frame(Connection& connection) {
+  TRY(connection.frame, parse_kv_head(connection.head.body_bytes, connection.head_bytes));
+  const TransferId transfer = connection.frame.transfer;
+  connection.frame_discarded = false;
+  const auto at = grants_.find(transfer);
+  if (at == grants_.end() || at->second.peer != connection.id) {
+    if (!was_stopped(connection, transfer)) {
+      return fail(Code::kCorrupt,
+                  fmt::format("KvFrame: transfer {} is unknown, expected a granted one", transfer.hex()));
+    }
+    connection.frame_discarded = true;
+    return {};
+  }
+  if (auto place = place_frame(connection.frame, at->second, arena_); !place) {
+    fail_move(transfer, place.error());
+    connection.frame_discarded = true;
+  }
+  return {};
+}
+
+void SocketMover::end_frame(Connection& connection) {
+  if (connection.frame_discarded) return;
+  const KvFrame& frame = connection.frame;
+  const auto at = grants_.find(frame.transfer);
+  if (at == grants_.end()) return;
+  Grant& grant = at->second;
+  const auto place = place_frame(frame, grant, arena_);
+  if (!place) return fail_move(frame.transfer, place.error());
+  const uint64_t checksum = XXH3_64bits(place->data(), place->size());
+  if (checksum != frame.checksum) {
+    return fail_move(
+        frame.transfer,
+        {Code::kCorrupt, fmt::format("KvFrame: checksum of position {} is {:016x}, expected {:016x}",
+                                     frame.position, checksum, frame.checksum)});
+  }
+  grant.bytes += frame.bytes;
+  grant.offset += frame.bytes;
+  if (grant.offset == grant.announce->layers.count * arena_.layout().layer_bytes()) {
+    grant.offset = 0;
+    ++grant.position;
+  }
+  if (grant.bytes - grant.acked >= kAckEveryBytes) {
+    grant.acked = grant.bytes;
+    post(connection, Ack{frame.transfer, grant.bytes});
+  }
+}
+
+// D: the transfer is over; frames of it that still come are dropped.
+void SocketMover::fail_move(TransferId transfer, Error error) {
+  const auto at = grants_.find(transfer);
+  CHECK(at != grants_.end());
+  if (Connection* const connection = find(at->second.peer)) {
+    connection->stopped.push_back(transfer);
+    if (connection->stopped.size() > kStoppedKept) connection->stopped.pop_front();
+  }
+  copier_.drop_transfer(transfer);
+  grants_.erase(at);
+  events_.emplace_back(MoveFailed{transfer, std::move(error)});
+}
+
+}  // namespace baton::transfer::tcp

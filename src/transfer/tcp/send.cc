@@ -1,0 +1,150 @@
+// Writing: messages first, then KV frames, one transfer after the other.
+#include <fmt/format.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+
+#include "base/check.h"
+#include "transfer/tcp/socket_mover.h"
+
+namespace baton::transfer::tcp {
+
+void SocketMover::post(Connection& connection, const Message& message) {
+  connection.outgoing.push_back(encode(message));
+  connection.outgoing_bytes += connection.outgoing.back().size();
+}
+
+Result<void> SocketMover::write(Connection& connection) {
+  if (connection.phase == Phase::kConnecting) return {};
+  size_t turn = 0;
+  bool blocked = false;
+  while (!blocked && turn < kTurnBytes) {
+    if (!connection.out_frame && !connection.outgoing.empty()) {
+      TRY(blocked, write_messages(connection));
+      continue;
+    }
+    if (!connection.out_frame && !next_frame(connection)) {
+      if (connection.outgoing.empty()) break;
+      continue;
+    }
+    TRY(blocked, write_frame(connection));
+    turn += kKvBytesMax;
+  }
+  const bool wants_write = blocked || turn >= kTurnBytes;
+  if (wants_write != connection.wants_write) {
+    watch(connection.fd.get(), value(connection.id), wants_write, false);
+    connection.wants_write = wants_write;
+  }
+  return {};
+}
+
+// True when the socket takes no more.
+Result<bool> SocketMover::write_messages(Connection& connection) {
+  while (!connection.outgoing.empty()) {
+    const std::vector<std::byte>& bytes = connection.outgoing.front();
+    const ssize_t sent = send(connection.fd.get(), bytes.data() + connection.outgoing_done,
+                              bytes.size() - connection.outgoing_done, MSG_NOSIGNAL);
+    if (sent < 0 && errno == EINTR) continue;
+    if (sent < 0 && errno == EAGAIN) return true;
+    if (sent < 0) return fail(Code::kUnavailable, fmt::format("send: {}", std::strerror(errno)));
+    connection.last_sent = now_;
+    connection.outgoing_done += static_cast<size_t>(sent);
+    if (connection.outgoing_done < bytes.size()) continue;
+    connection.outgoing_bytes -= bytes.size();
+    connection.outgoing_done = 0;
+    connection.outgoing.pop_front();
+  }
+  return false;
+}
+
+// Takes the next frame of the transfer whose turn it is. False if none may be sent now.
+bool SocketMover::next_frame(Connection& connection) {
+  const kv::KvLayout& layout = arena_.layout();
+  for (size_t i = 0; i < connection.outflows.size(); ++i) {
+    Outflow flow = std::move(connection.outflows.front());
+    connection.outflows.pop_front();
+    if (flow.sent - flow.acked >= kWindowBytes) {
+      connection.outflows.push_back(std::move(flow));
+      continue;
+    }
+    const BlockId block = flow.push.source[flow.position];
+    const size_t first = flow.push.layers.first * layout.layer_bytes();
+    const size_t range = flow.push.layers.count * layout.layer_bytes();
+    OutFrame out;
+    out.source = block;
+    out.bytes = arena_.data() + layout.offset(0, block) + first + flow.offset;
+    out.frame = {.transfer = flow.push.transfer,
+                 .position = static_cast<uint32_t>(flow.position),
+                 .offset = static_cast<uint32_t>(first + flow.offset),
+                 .bytes = static_cast<uint32_t>(std::min(kKvBytesMax, range - flow.offset)),
+                 .epoch = flow.push.epochs[flow.position],
+                 .checksum = 0};
+    out.frame.checksum = XXH3_64bits(out.bytes, out.frame.bytes);
+    out.head = encode(out.frame);
+    flow.sent += out.frame.bytes;
+    flow.offset += out.frame.bytes;
+    if (flow.offset == range) {
+      flow.offset = 0;
+      ++flow.position;
+    }
+    connection.out_frame = out;
+    connection.outflows.push_back(std::move(flow));
+    return true;
+  }
+  return false;
+}
+
+Result<bool> SocketMover::write_frame(Connection& connection) {
+  OutFrame& out = *connection.out_frame;
+  const size_t total = out.head.size() + out.frame.bytes;
+  while (out.done < total) {
+    std::array<iovec, 2> parts{};
+    size_t count = 0;
+    if (out.done < out.head.size()) parts[count++] = {out.head.data() + out.done, out.head.size() - out.done};
+    const size_t at = out.done < out.head.size() ? 0 : out.done - out.head.size();
+    parts[count++] = {const_cast<std::byte*>(out.bytes) + at, out.frame.bytes - at};
+    msghdr message{};
+    message.msg_iov = parts.data();
+    message.msg_iovlen = count;
+    const ssize_t sent = sendmsg(connection.fd.get(), &message, MSG_NOSIGNAL);
+    if (sent < 0 && errno == EINTR) continue;
+    if (sent < 0 && errno == EAGAIN) return true;
+    if (sent < 0) return fail(Code::kUnavailable, fmt::format("send: {}", std::strerror(errno)));
+    connection.last_sent = now_;
+    out.done += static_cast<size_t>(sent);
+  }
+  end_out_frame(connection);
+  return false;
+}
+
+// The frame has left. If its block was given away meanwhile, D must not count on any of it: without the
+// Pushed that ends a range nothing lands.
+void SocketMover::end_out_frame(Connection& connection) {
+  const OutFrame out = *connection.out_frame;
+  connection.out_frame.reset();
+  const auto flow = std::ranges::find_if(connection.outflows, [&](const Outflow& one) {
+    return one.push.transfer == out.frame.transfer && one.position >= out.frame.position;
+  });
+  if (flow == connection.outflows.end()) return;  // stopped
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  const uint32_t epoch = arena_.epoch(out.source);
+  if (epoch != out.frame.epoch) {
+    events_.emplace_back(
+        MoveFailed{out.frame.transfer,
+                   {Code::kUnavailable, fmt::format("source block {}: epoch is {}, expected {}",
+                                                    index(out.source), epoch, out.frame.epoch)}});
+    post(connection, AbortTransfer{out.frame.transfer, {Code::kUnavailable, "P has given the blocks away"}});
+    connection.outflows.erase(flow);
+    return;
+  }
+  if (flow->position < flow->push.source.size()) return;
+  post(connection, Pushed{flow->push.transfer, flow->push.layers, flow->push.last});
+  connection.outflows.erase(flow);
+}
+
+}  // namespace baton::transfer::tcp

@@ -1,0 +1,329 @@
+#include "transfer/tcp/socket_mover.h"
+
+#include <fmt/format.h>
+#include <netinet/tcp.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "net/unix_socket.h"
+
+namespace baton::transfer::tcp {
+namespace {
+
+// Keys of the epoll set. Peers have their own ids, whose top bit says "accepted"; the next one is free.
+constexpr uint64_t kKeyOther = uint64_t{1} << 62;
+constexpr uint64_t kKeyWake = kKeyOther;
+constexpr uint64_t kKeyListener = kKeyOther + 1;
+constexpr uint64_t kKeyLocalListener = kKeyOther + 2;
+constexpr uint64_t kKeyVisitors = kKeyOther + 3;
+constexpr uint64_t kKeyArena = uint64_t{1} << 61;  // set beside the id of a peer this side connected to
+constexpr int kEventsAtOnce = 64;
+constexpr size_t kAcceptsAtOnce = 16;
+
+}  // namespace
+
+std::string boot_id() {
+  std::ifstream file("/proc/sys/kernel/random/boot_id");
+  std::string id;
+  std::getline(file, id);
+  return id;
+}
+
+Result<std::unique_ptr<SocketMover>> SocketMover::create(SocketMoverConfig config, kv::KvArena& arena) {
+  CHECK(config.identity.layout == arena.layout(), "identity and arena disagree about the layout");
+  std::unique_ptr<SocketMover> mover(new SocketMover(std::move(config), arena));
+  mover->scratch_.resize(kKvBytesMax);
+  mover->epoll_.reset(epoll_create1(EPOLL_CLOEXEC));
+  mover->wake_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!mover->epoll_ || !mover->wake_)
+    return fail(Code::kIo, fmt::format("transfer: epoll: {}", std::strerror(errno)));
+  mover->watch(mover->wake_.get(), kKeyWake, false, true);
+  mover->now_ = mover->clock_.now();
+  const SocketMoverConfig& settings = mover->config_;
+  if (!settings.listen) return mover;
+  TRY(mover->listener_, net::listen(*settings.listen));
+  mover->watch(mover->listener_->fd.get(), kKeyListener, false, true);
+  if (settings.choice == TransportChoice::kTcp || settings.identity.boot_id.empty()) return mover;
+  mover->local_name_ = "@baton-" + random_id<Incarnation>().hex();
+  TRY(mover->local_listener_, net::listen_unix(mover->local_name_));
+  mover->watch(mover->local_listener_.get(), kKeyLocalListener, false, true);
+  return mover;
+}
+
+SocketMover::~SocketMover() = default;
+
+void SocketMover::watch(int fd, uint64_t key, bool write, bool add) {
+  epoll_event event{};
+  event.events = EPOLLIN | (write ? EPOLLOUT : 0U);
+  event.data.u64 = key;
+  CHECK(epoll_ctl(epoll_.get(), add ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd, &event) == 0, "epoll_ctl: {}",
+        std::strerror(errno));
+}
+
+SocketMover::Connection* SocketMover::find(PeerId peer) {
+  const auto at = connections_.find(peer);
+  return at == connections_.end() ? nullptr : at->second.get();
+}
+
+void SocketMover::execute(Command command) {
+  std::visit([this](auto& one) { run(one); }, command);
+}
+
+void SocketMover::run(Connect& command) {
+  CHECK(value(command.peer) < kKeyArena && !connections_.contains(command.peer), "peer {}",
+        value(command.peer));
+  auto connection = std::make_unique<Connection>();
+  connection->id = command.peer;
+  connection->name = net::to_string(net::Address{command.host, command.port});
+  connection->phase = Phase::kConnecting;
+  now_ = clock_.now();
+  connection->began = connection->last_received = connection->last_sent = now_;
+  Connection& kept = *connections_.emplace(command.peer, std::move(connection)).first->second;
+  if (auto opened = open_connection(kept, command.host, command.port); !opened)
+    lose(command.peer, opened.error());
+}
+
+// Names are resolved here and may make this thread wait; hosts in kv_transfer_params are addresses.
+Result<void> SocketMover::open_connection(Connection& connection, const std::string& host, uint16_t port) {
+  std::optional<net::Endpoint> endpoint = net::literal_endpoint(host, port);
+  if (!endpoint) {
+    TRY(const auto found, net::resolve({host, port}));
+    endpoint = found.front();
+  }
+  connection.fd.reset(socket(endpoint->family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!connection.fd)
+    return fail(Code::kIo, fmt::format("{}: socket: {}", connection.name, std::strerror(errno)));
+  net::set_no_delay(connection.fd.get());
+  const int done = connect(connection.fd.get(), endpoint->data(), endpoint->size);
+  if (done != 0 && errno != EINPROGRESS)
+    return fail(Code::kUnavailable, fmt::format("{}: connect: {}", connection.name, std::strerror(errno)));
+  watch(connection.fd.get(), value(connection.id), true, true);
+  connection.wants_write = true;
+  return {};
+}
+
+void SocketMover::run(Send& command) {
+  Connection* const connection = find(command.peer);
+  if (connection != nullptr && connection->phase == Phase::kUp) post(*connection, command.message);
+}
+
+void SocketMover::run(AllowStores& command) {
+  CHECK(!command.blocks.empty() && command.blocks.size() == command.epochs.size());
+  CHECK(!grants_.contains(command.transfer), "transfer {} is granted twice", command.transfer.hex());
+  for (const BlockId block : command.blocks) CHECK(index(block) < arena_.blocks(), "block {}", index(block));
+  const Connection* const connection = find(command.peer);
+  if (connection == nullptr || connection->phase != Phase::kUp) {
+    events_.emplace_back(MoveFailed{command.transfer, {Code::kUnavailable, "the connection is gone"}});
+    return;
+  }
+  Grant grant;
+  grant.peer = command.peer;
+  grant.blocks = std::move(command.blocks);
+  grant.epochs = std::move(command.epochs);
+  grants_.emplace(command.transfer, std::move(grant));
+}
+
+void SocketMover::run(StopStores& command) {
+  if (const auto at = grants_.find(command.transfer); at != grants_.end()) {
+    if (Connection* const connection = find(at->second.peer)) {
+      connection->stopped.push_back(command.transfer);
+      if (connection->stopped.size() > kStoppedKept) connection->stopped.pop_front();
+    }
+    copier_.drop_transfer(command.transfer);
+    grants_.erase(at);
+  }
+  events_.emplace_back(StoresStopped{command.transfer});
+}
+
+void SocketMover::run(Push& command) {
+  Connection* const connection = find(command.peer);
+  if (connection == nullptr || connection->phase != Phase::kUp) return;  // its PeerLost is on the way
+  post(*connection, Announce{command.transfer, command.layers, command.source, command.epochs, command.last});
+  if (!connection->local) connection->outflows.push_back({.push = std::move(command)});
+}
+
+void SocketMover::run(StopPush& command) {
+  for (auto& [id, connection] : connections_) {
+    std::erase_if(connection->outflows,
+                  [&](const Outflow& flow) { return flow.push.transfer == command.transfer; });
+  }
+}
+
+void SocketMover::run(Close& command) {
+  if (find(command.peer) != nullptr)
+    lose(command.peer, {Code::kCancelled, fmt::format("closed: {}", command.reason)});
+}
+
+// The one end of a connection. Its grants are gone with it; what D's side still waits for is told by
+// StopStores.
+void SocketMover::lose(PeerId peer, Error error) {
+  const auto at = connections_.find(peer);
+  if (at == connections_.end()) return;
+  Connection& connection = *at->second;
+  log_info("transfer", fmt::format("{}: connection ends: {}", connection.name, error.message));
+  copier_.drop_peer(peer);
+  for (auto grant = grants_.begin(); grant != grants_.end();) {
+    grant = grant->second.peer == peer ? grants_.erase(grant) : std::next(grant);
+  }
+  // Before it was up, an accepted peer was nobody.
+  if (connection.phase == Phase::kUp || !is_accepted(peer)) {
+    error.message = fmt::format("{}: {}", connection.name, error.message);
+    events_.emplace_back(PeerLost{peer, std::move(error)});
+  }
+  connections_.erase(at);
+}
+
+void SocketMover::accept_peers() {
+  for (size_t i = 0; i < kAcceptsAtOnce; ++i) {
+    net::Fd fd(accept4(listener_->fd.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (!fd) return;
+    if (connections_.size() >= kConnectionsMax) {
+      log_warning("transfer", fmt::format("{} connections, expected at most that many: one more is refused",
+                                          kConnectionsMax));
+      continue;
+    }
+    net::set_no_delay(fd.get());
+    auto connection = std::make_unique<Connection>();
+    connection->id = PeerId{next_accepted_++};
+    connection->name = net::to_string(net::peer_endpoint(fd.get()));
+    connection->began = connection->last_received = connection->last_sent = now_;
+    connection->fd = std::move(fd);
+    watch(connection->fd.get(), value(connection->id), false, true);
+    connections_.emplace(connection->id, std::move(connection));
+  }
+}
+
+std::vector<MoverEvent> SocketMover::poll(Duration timeout) {
+  now_ = clock_.now();
+  // A thread that was not run for a while has not heard its peers either: that is not their silence.
+  if (last_poll_ != kNever && now_ - last_poll_ > config_.heartbeat) {
+    for (auto& [id, connection] : connections_) {
+      connection->last_received = connection->last_received + (now_ - last_poll_);
+      connection->began = connection->began + (now_ - last_poll_);
+    }
+  }
+  flush();
+  const bool busy = !events_.empty() || !copier_.is_idle();
+  const Duration wait =
+      busy ? Duration(0) : std::min(timeout, connections_.empty() ? timeout : config_.heartbeat / 4);
+  std::array<epoll_event, kEventsAtOnce> ready{};
+  const auto wait_ms = std::chrono::ceil<std::chrono::milliseconds>(wait).count();
+  const int count = epoll_wait(epoll_.get(), ready.data(), kEventsAtOnce, static_cast<int>(wait_ms));
+  now_ = clock_.now();
+  for (int i = 0; i < count; ++i)
+    serve(ready[static_cast<size_t>(i)].data.u64, ready[static_cast<size_t>(i)].events);
+  copy_local();
+  check_times();
+  flush();
+  last_poll_ = clock_.now();
+  return std::exchange(events_, {});
+}
+
+void SocketMover::serve(uint64_t key, uint32_t events) {
+  if (key == kKeyWake) {
+    uint64_t count = 0;
+    while (::read(wake_.get(), &count, sizeof(count)) > 0) continue;
+    return;
+  }
+  if (key == kKeyListener) return accept_peers();
+  if (key == kKeyLocalListener) return accept_local();
+  if (!is_accepted(PeerId{key}) && key >= kKeyVisitors) return serve_local(key - kKeyVisitors);
+  const bool is_arena = !is_accepted(PeerId{key}) && (key & kKeyArena) != 0;
+  const PeerId peer{is_arena ? key & ~kKeyArena : key};
+  Connection* const connection = find(peer);
+  if (connection == nullptr) return;
+  if (is_arena) return take_arena(*connection);
+  if (connection->phase == Phase::kConnecting) {
+    int error = 0;
+    socklen_t size = sizeof(error);
+    getsockopt(connection->fd.get(), SOL_SOCKET, SO_ERROR, &error, &size);
+    if (error != 0) return lose(peer, {Code::kUnavailable, fmt::format("connect: {}", std::strerror(error))});
+    if ((events & EPOLLOUT) == 0) return;
+    connection->wants_write = false;
+    watch(connection->fd.get(), value(peer), false, false);
+    say_hello(*connection);
+    return;
+  }
+  if ((events & EPOLLOUT) != 0) {
+    if (auto written = write(*connection); !written) return lose(peer, written.error());
+  }
+  if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) {
+    if (auto got = read(*connection); !got) {
+      const bool is_peers_fault = got.error().code == Code::kCorrupt || got.error().code == Code::kDenied ||
+                                  got.error().code == Code::kInvalid;
+      if (is_peers_fault) {
+        post(*connection, Refused{got.error()});
+        (void)write(*connection);
+      }
+      return lose(peer, got.error());
+    }
+  }
+}
+
+void SocketMover::check_times() {
+  std::vector<std::pair<PeerId, Error>> dead;
+  for (auto& [id, connection] : connections_) {
+    if (connection->phase != Phase::kUp) {
+      if (now_ - connection->began > config_.handshake_max) {
+        dead.emplace_back(id, Error{Code::kTimeout,
+                                    fmt::format("no handshake within {} s", seconds(config_.handshake_max))});
+      }
+      continue;
+    }
+    if (now_ - connection->last_received > config_.silence_max) {
+      dead.emplace_back(
+          id, Error{Code::kTimeout, fmt::format("silent for more than {} s", seconds(config_.silence_max))});
+    } else if (connection->outgoing_bytes > kOutgoingBytesMax) {
+      dead.emplace_back(
+          id, Error{Code::kExhausted, fmt::format("reads too slowly: {} bytes wait, expected at most {}",
+                                                  connection->outgoing_bytes, kOutgoingBytesMax)});
+    } else if (now_ - connection->last_sent >= config_.heartbeat && connection->outgoing.empty()) {
+      post(*connection, Ping{});
+      connection->last_sent = now_;
+    }
+  }
+  for (auto& [id, error] : dead) lose(id, std::move(error));
+  std::erase_if(visitors_, [&](const auto& entry) {
+    return !entry.second.served && now_ - entry.second.began > config_.handshake_max;
+  });
+}
+
+// Writes what can be written without waiting. Who found its socket full waits for EPOLLOUT.
+void SocketMover::flush() {
+  std::vector<std::pair<PeerId, Error>> dead;
+  for (auto& [id, connection] : connections_) {
+    if (connection->wants_write) continue;
+    if (connection->outgoing.empty() && connection->outflows.empty() && !connection->out_frame) continue;
+    if (auto written = write(*connection); !written) dead.emplace_back(id, written.error());
+  }
+  for (auto& [id, error] : dead) lose(id, std::move(error));
+}
+
+void SocketMover::copy_local() {
+  const std::optional<local::CopyEnd> end = copier_.step(grants_);
+  if (!end) return;
+  Grant& grant = grants_.at(end->transfer);
+  if (end->error) return fail_move(end->transfer, *end->error);
+  grant.layers_done += grant.announce->layers.count;
+  grant.announce.reset();
+  grant.bytes += end->bytes;
+  if (!end->last) return;
+  events_.emplace_back(Landed{end->transfer, grant.bytes});
+  grants_.erase(end->transfer);
+}
+
+void SocketMover::wake() {
+  const uint64_t one = 1;
+  (void)!::write(wake_.get(), &one, sizeof(one));
+}
+
+}  // namespace baton::transfer::tcp

@@ -1,0 +1,201 @@
+// The mover of real processes. One TCP connection per peer carries handshake, messages and, unless both are
+// on one host, the KV bytes as acknowledged frames that D's side checks before it counts them (transfer
+// tcp). Between processes of one host (equal boot id *and* P's Unix socket connects) P hands its arena's
+// memfd over and D copies out of it (transport local, local/copier.h). Non-blocking sockets, one epoll.
+//
+// KV bytes of a frame are received straight into the granted block and checked there. That is safe: a grant
+// is looked up again for every read, so nothing is stored after StopStores; and a block whose transfer did
+// not end in Landed holds bytes that nobody reads (the engine computes them anew).
+//
+// A slow or hostile peer costs only its own connection: handshakes have a deadline, connections, frames and
+// waiting bytes a bound, silence an end.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "kv/arena.h"
+#include "net/address.h"
+#include "net/fd.h"
+#include "net/peer_auth.h"
+#include "net/socket.h"
+#include "transfer/grant.h"
+#include "transfer/local/copier.h"
+#include "transfer/mover.h"
+
+namespace baton::transfer::tcp {
+
+inline constexpr size_t kConnectionsMax = 256;           // accepted; further ones are closed at once
+inline constexpr size_t kWindowBytes = size_t{8} << 20;  // KV bytes of a transfer on their way
+inline constexpr size_t kAckEveryBytes = size_t{1} << 20;
+inline constexpr size_t kOutgoingBytesMax = size_t{16} << 20;  // messages that wait for a peer
+inline constexpr size_t kTurnBytes = size_t{1} << 20;          // read or written for one connection at a time
+inline constexpr size_t kStoppedKept = 1024;                   // transfers whose late frames are expected
+
+struct SocketMoverConfig {
+  std::optional<net::Address> listen;  // P; port 0: any
+  Identity identity;
+  std::optional<net::ClusterSecret> secret;
+  TransportChoice choice = TransportChoice::kAuto;
+  Duration heartbeat = std::chrono::milliseconds(250);
+  Duration silence_max = std::chrono::seconds(1);    // without a byte a peer is dead
+  Duration handshake_max = std::chrono::seconds(2);  // connecting included
+};
+
+// This host's boot id; empty where the kernel does not tell: then nothing is local.
+std::string boot_id();
+
+class SocketMover final : public KvMover {
+ public:
+  // `arena` outlives the mover; its layout is config.identity's. A port that is taken: kUnavailable names it.
+  static Result<std::unique_ptr<SocketMover>> create(SocketMoverConfig config, kv::KvArena& arena);
+  ~SocketMover() override;
+
+  void execute(Command command) override;
+  std::vector<MoverEvent> poll(Duration timeout) override;
+  void wake() override;
+
+  uint16_t port() const { return listener_ ? listener_->local.port() : 0; }
+
+ private:
+  // In the order of the handshake.
+  enum class Phase : uint8_t { kConnecting, kHello, kChallenge, kProof, kWelcome, kArena, kReady, kUp };
+  enum class Reading : uint8_t { kHead, kBody, kKvHead, kKvBytes };
+
+  // P: a Push that is being sent.
+  struct Outflow {
+    Push push;
+    size_t position = 0;
+    size_t offset = 0;  // within the layer range of a block
+    uint64_t sent = 0;
+    uint64_t acked = 0;
+  };
+  // The frame being written: head, then bytes of the arena.
+  struct OutFrame {
+    std::array<std::byte, kFrameHeadBytes + kKvHeadBytes> head{};
+    const std::byte* bytes = nullptr;
+    KvFrame frame;
+    BlockId source{};
+    size_t done = 0;  // of head and bytes together
+  };
+  struct Connection {
+    PeerId id{};
+    net::Fd fd;
+    net::Fd local_fd;  // D: to P's Unix socket, kept so that its end is seen
+    std::string name;  // "host:port"
+    Phase phase = Phase::kHello;
+    Time began;
+    Time last_received;
+    Time last_sent;
+    bool wants_write = false;
+    Hello hello;
+    Challenge challenge;
+    Identity peer;
+    Nonce local_token{};
+    std::unique_ptr<kv::KvArena> arena;  // D: P's
+    bool local = false;
+    // reading
+    Reading reading = Reading::kHead;
+    std::array<std::byte, kKvHeadBytes> head_bytes{};
+    FrameHead head;
+    KvFrame frame;
+    bool frame_discarded = false;
+    std::vector<std::byte> body;
+    size_t filled = 0;
+    // writing
+    std::deque<std::vector<std::byte>> outgoing;
+    size_t outgoing_done = 0;  // of the first
+    size_t outgoing_bytes = 0;
+    std::optional<OutFrame> out_frame;
+    std::deque<Outflow> outflows;  // round-robin
+    std::deque<TransferId> stopped;
+  };
+  using ConnectionMap = std::map<PeerId, std::unique_ptr<Connection>>;
+  struct LocalVisitor {
+    net::Fd fd;
+    Nonce token{};
+    size_t filled = 0;
+    Time began;
+    bool served = false;  // stays open, so that the peer sees the end of this process
+  };
+
+  SocketMover(SocketMoverConfig config, kv::KvArena& arena)
+      : config_(std::move(config)), arena_(arena), copier_(arena) {}
+
+  // socket_mover.cc: connections and time
+  void run(Connect& command);
+  void run(Send& command);
+  void run(AllowStores& command);
+  void run(StopStores& command);
+  void run(Push& command);
+  void run(StopPush& command);
+  void run(Close& command);
+  Result<void> open_connection(Connection& connection, const std::string& host, uint16_t port);
+  void accept_peers();
+  void serve(uint64_t key, uint32_t events);
+  void check_times();
+  void flush();
+  void lose(PeerId peer, Error error);
+  void copy_local();
+  void watch(int fd, uint64_t key, bool write, bool add);
+  Connection* find(PeerId peer);
+
+  // handshake.cc
+  void say_hello(Connection& connection);
+  Result<void> take_handshake(Connection& connection, Message& message);
+  Result<void> take_hello(Connection& connection, Hello& hello);
+  Result<void> take_challenge(Connection& connection, Challenge& challenge);
+  Result<void> take_welcome(Connection& connection, const Welcome& welcome);
+  void take_arena(Connection& connection);
+  void be_ready(Connection& connection, bool local);
+  void be_up(Connection& connection);
+  void accept_local();
+  void serve_local(uint64_t visitor);
+
+  // receive.cc
+  Result<void> read(Connection& connection);
+  Result<void> finish_part(Connection& connection);
+  Result<void> take_message(Connection& connection, Message& message);
+  Result<void> take_announce(Connection& connection, Announce& announce);
+  void take_pushed(Connection& connection, const Pushed& pushed);
+  Result<void> begin_frame(Connection& connection);
+  void end_frame(Connection& connection);
+  std::span<std::byte> missing(Connection& connection);
+  void fail_move(TransferId transfer, Error error);
+  bool was_stopped(const Connection& connection, TransferId transfer) const;
+
+  // send.cc
+  void post(Connection& connection, const Message& message);
+  Result<void> write(Connection& connection);
+  Result<bool> write_messages(Connection& connection);
+  Result<bool> write_frame(Connection& connection);
+  bool next_frame(Connection& connection);
+  void end_out_frame(Connection& connection);
+
+  SocketMoverConfig config_;
+  kv::KvArena& arena_;
+  local::Copier copier_;
+  SteadyClock clock_;
+  Time now_;
+  Time last_poll_ = kNever;
+  net::Fd epoll_;
+  net::Fd wake_;
+  std::optional<net::Listener> listener_;
+  net::Fd local_listener_;
+  std::string local_name_;
+  std::map<uint64_t, LocalVisitor> visitors_;
+  uint64_t next_visitor_ = 0;
+  uint64_t next_accepted_ = kAcceptedPeers;
+  ConnectionMap connections_;
+  Grants grants_;
+  std::vector<std::byte> scratch_;
+  std::vector<MoverEvent> events_;
+};
+
+}  // namespace baton::transfer::tcp

@@ -1,0 +1,426 @@
+#include "transfer/tcp/socket_mover.h"
+
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <xxhash.h>
+
+#include <cstring>
+#include <functional>
+#include <random>
+
+#include "net/unix_socket.h"
+#include "transfer/source.h"
+#include "transfer/target.h"
+
+namespace baton::transfer::tcp {
+namespace {
+
+constexpr kv::KvLayout kLayout{.layers = 3, .kv_heads = 2, .head_dim = 16, .block_tokens = 16};
+constexpr uint32_t kBlocks = 64;
+constexpr Duration kPatience = std::chrono::seconds(20);
+
+// One side: an arena, its mover, and the state machine that is the engine's part.
+struct Side {
+  Incarnation incarnation = random_id<Incarnation>();
+  std::unique_ptr<kv::KvArena> arena;
+  std::unique_ptr<SocketMover> mover;
+  std::unique_ptr<Source> source;
+  std::unique_ptr<Target> target;
+  std::vector<Outcome> outcomes;
+  std::vector<ReleasedHold> released;
+  std::vector<MoverEvent> events;
+  SteadyClock clock;
+
+  void step() {
+    for (MoverEvent& event : mover->poll(std::chrono::milliseconds(1))) {
+      source->on_event(event, clock.now());
+      target->on_event(event, clock.now());
+      events.push_back(std::move(event));
+    }
+    source->on_time(clock.now());
+    target->on_time(clock.now());
+    for (Command& command : source->take_commands()) mover->execute(std::move(command));
+    for (Command& command : target->take_commands()) mover->execute(std::move(command));
+    for (Outcome& outcome : target->take_outcomes()) outcomes.push_back(std::move(outcome));
+    for (ReleasedHold& hold : source->take_released()) {
+      for (const BlockId block : hold.blocks) arena->bump_epoch(block);
+      released.push_back(std::move(hold));
+    }
+  }
+};
+
+struct Options {
+  TransportChoice choice = TransportChoice::kAuto;
+  kv::KvLayout layout = kLayout;
+  std::string secret = {};
+  std::string fingerprint = "f00d";
+  bool listens = false;
+};
+
+std::unique_ptr<Side> make_side(const Options& options) {
+  auto side = std::make_unique<Side>();
+  side->arena = *kv::KvArena::create(options.layout, kBlocks, side->incarnation);
+  SocketMoverConfig config;
+  if (options.listens) config.listen = net::Address{"127.0.0.1", 0};
+  config.identity.engine_id = options.listens ? "p-engine" : "d-engine";
+  config.identity.incarnation = side->incarnation;
+  config.identity.fingerprint = options.fingerprint;
+  config.identity.layout = options.layout;
+  config.identity.boot_id = boot_id();
+  config.choice = options.choice;
+  if (!options.secret.empty()) config.secret = *net::ClusterSecret::from_bytes(options.secret);
+  auto mover = SocketMover::create(std::move(config), *side->arena);
+  EXPECT_TRUE(mover) << mover.error().message;
+  side->mover = *std::move(mover);
+  HandoverConfig handover;
+  handover.incarnation = side->incarnation;
+  side->source = std::make_unique<Source>(handover, *side->arena);
+  side->target = std::make_unique<Target>(handover, *side->arena);
+  return side;
+}
+
+void fill(kv::KvArena& arena, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  const size_t bytes = arena.blocks() * arena.layout().block_bytes();
+  for (size_t at = 0; at + 8 <= bytes; at += 8) {
+    const uint64_t word = random();
+    std::memcpy(arena.data() + at, &word, 8);
+  }
+}
+
+// P and D on loopback, stepped in turn by the test's thread.
+struct Pair {
+  std::unique_ptr<Side> p;
+  std::unique_ptr<Side> d;
+
+  Pair(Options source, Options target) {
+    source.listens = true;
+    p = make_side(source);
+    d = make_side(target);
+    fill(*p->arena, 1);
+  }
+  void run_until(const std::function<bool()>& done) const {
+    const Time end = p->clock.now() + kPatience;
+    while (!done() && p->clock.now() < end) {
+      p->step();
+      d->step();
+    }
+    EXPECT_TRUE(done());
+  }
+  Expected expect(HandoverId handover, uint32_t tokens) const {
+    return {.transfer = random_id<TransferId>(),
+            .handover = handover,
+            .host = "127.0.0.1",
+            .port = p->mover->port(),
+            .engine_id = "p-engine",
+            .incarnation = p->incarnation,
+            .tokens = tokens,
+            .prompt_hash = "hash",
+            .deadline = d->clock.now() + kPatience};
+  }
+};
+
+std::vector<BlockId> shuffled_blocks(uint32_t count, uint64_t seed) {
+  std::vector<BlockId> all;
+  for (uint32_t i = 0; i < kBlocks; ++i) all.push_back(BlockId{i});
+  std::shuffle(all.begin(), all.end(), std::mt19937_64(seed));
+  all.resize(count);
+  return all;
+}
+
+void expect_equal_blocks(const Side& p, const std::vector<BlockId>& source, const Side& d,
+                         const std::vector<BlockId>& target) {
+  ASSERT_EQ(source.size(), target.size());
+  const kv::KvLayout& layout = p.arena->layout();
+  for (size_t i = 0; i < source.size(); ++i) {
+    EXPECT_EQ(0, std::memcmp(p.arena->data() + layout.offset(0, source[i]),
+                             d.arena->data() + layout.offset(0, target[i]), layout.block_bytes()))
+        << "block " << i;
+  }
+}
+
+class EachTransport : public testing::TestWithParam<TransportChoice> {};
+
+TEST_P(EachTransport, MovesRandomBlocksAndGivesThemBackOnce) {
+  const Pair pair({.choice = GetParam(), .secret = "0123456789abcdef"},
+                  {.choice = GetParam(), .secret = "0123456789abcdef"});
+  const auto handover = random_id<HandoverId>();
+  const uint32_t tokens = 16 * 20 + 5;
+  const std::vector<BlockId> held = shuffled_blocks(21, 1);
+  pair.p->source->hold({handover, held, tokens, "hash"}, pair.p->clock.now());
+  const Expected expected = pair.expect(handover, tokens);
+  pair.d->target->expect(expected, pair.d->clock.now());
+  const std::vector<BlockId> target = shuffled_blocks(18, 2);
+  pair.d->target->land(expected.transfer, target, 16 * 3, pair.d->clock.now());
+  pair.run_until([&] { return !pair.d->outcomes.empty() && !pair.p->released.empty(); });
+  ASSERT_EQ(pair.d->outcomes.size(), 1U);
+  EXPECT_FALSE(pair.d->outcomes[0].error) << pair.d->outcomes[0].error->message;
+  EXPECT_EQ(pair.d->outcomes[0].bytes, 18 * kLayout.block_bytes());
+  EXPECT_EQ(pair.d->outcomes[0].transport,
+            GetParam() == TransportChoice::kTcp ? Transport::kTcp : Transport::kLocal);
+  ASSERT_EQ(pair.p->released.size(), 1U);
+  EXPECT_EQ(pair.p->released[0].end, HoldEnd::kTaken);
+  EXPECT_EQ(pair.p->released[0].blocks, held);
+  expect_equal_blocks(*pair.p, {held.begin() + 3, held.end()}, *pair.d, target);
+}
+
+TEST_P(EachTransport, MovesBlocksThatNeedSeveralFrames) {
+  const kv::KvLayout large{.layers = 24, .kv_heads = 8, .head_dim = 128, .block_tokens = 16};
+  const Pair pair({.choice = GetParam(), .layout = large}, {.choice = GetParam(), .layout = large});
+  const auto handover = random_id<HandoverId>();
+  const std::vector<BlockId> held = shuffled_blocks(16, 3);
+  pair.p->source->hold({handover, held, 256, "hash"}, pair.p->clock.now());
+  const Expected expected = pair.expect(handover, 256);
+  pair.d->target->expect(expected, pair.d->clock.now());
+  const std::vector<BlockId> target = shuffled_blocks(16, 4);
+  pair.d->target->land(expected.transfer, target, 0, pair.d->clock.now());
+  pair.run_until([&] { return !pair.d->outcomes.empty(); });
+  EXPECT_FALSE(pair.d->outcomes[0].error) << pair.d->outcomes[0].error->message;
+  expect_equal_blocks(*pair.p, held, *pair.d, target);
+}
+
+TEST_P(EachTransport, RefusesBlocksThatPHasGivenAway) {
+  const Pair pair({.choice = GetParam()}, {.choice = GetParam()});
+  const auto handover = random_id<HandoverId>();
+  const std::vector<BlockId> held = shuffled_blocks(4, 1);
+  pair.p->source->hold({handover, held, 64, "hash"}, pair.p->clock.now());
+  pair.p->arena->bump_epoch(held[2]);
+  const Expected expected = pair.expect(handover, 64);
+  pair.d->target->expect(expected, pair.d->clock.now());
+  pair.d->target->land(expected.transfer, shuffled_blocks(4, 2), 0, pair.d->clock.now());
+  pair.run_until([&] { return !pair.d->outcomes.empty() && !pair.p->released.empty(); });
+  ASSERT_TRUE(pair.d->outcomes[0].error);
+  EXPECT_NE(pair.d->outcomes[0].error->message.find("p-engine"), std::string::npos);
+}
+
+TEST_P(EachTransport, NoticesThatThePeerIsGone) {
+  const Pair pair({.choice = GetParam()}, {.choice = GetParam()});
+  const auto handover = random_id<HandoverId>();
+  pair.p->source->hold({handover, shuffled_blocks(4, 1), 64, "hash"}, pair.p->clock.now());
+  const Expected expected = pair.expect(handover, 64);
+  pair.d->target->expect(expected, pair.d->clock.now());
+  pair.run_until([&] { return pair.d->target->snapshot()[0].state == TransferState::kWaiting; });
+  pair.p->mover.reset();
+  const Time end = pair.d->clock.now() + kPatience;
+  while (pair.d->outcomes.empty() && pair.d->clock.now() < end) pair.d->step();
+  ASSERT_EQ(pair.d->outcomes.size(), 1U);
+  EXPECT_EQ(pair.d->outcomes[0].error->code, Code::kUnavailable);
+}
+
+TEST_P(EachTransport, TakesASilentPeerForDead) {
+  const Pair pair({.choice = GetParam()}, {.choice = GetParam()});
+  const auto handover = random_id<HandoverId>();
+  pair.p->source->hold({handover, shuffled_blocks(4, 1), 64, "hash"}, pair.p->clock.now());
+  const Expected expected = pair.expect(handover, 64);
+  pair.d->target->expect(expected, pair.d->clock.now());
+  pair.run_until([&] { return pair.d->target->snapshot()[0].state == TransferState::kWaiting; });
+  const Time end = pair.d->clock.now() + kPatience;
+  while (pair.d->outcomes.empty() && pair.d->clock.now() < end) pair.d->step();
+  ASSERT_EQ(pair.d->outcomes.size(), 1U);
+  EXPECT_EQ(pair.d->outcomes[0].error->code, Code::kTimeout);
+  EXPECT_NE(pair.d->outcomes[0].error->message.find("silent"), std::string::npos);
+}
+
+INSTANTIATE_TEST_SUITE_P(SocketMover, EachTransport,
+                         testing::Values(TransportChoice::kTcp, TransportChoice::kLocal));
+
+struct RefusalRow {
+  const char* name;
+  Options source;
+  Options target;
+  const char* says;
+};
+
+TEST(SocketMover, RefusesPeersThatDoNotFit) {
+  kv::KvLayout other_block = kLayout;
+  other_block.block_tokens = 32;
+  kv::KvLayout other_dtype = kLayout;
+  other_dtype.dtype = DType::kF32;
+  for (const RefusalRow& row : {
+           RefusalRow{
+               "secrets", {.secret = "0123456789abcdef"}, {.secret = "0123456789abcdeF"}, "proof is wrong"},
+           RefusalRow{"no secret", {.secret = "0123456789abcdef"}, {}, "the peer has none, expected one"},
+           RefusalRow{"only D", {}, {.secret = "0123456789abcdef"}, "the peer has one, expected none"},
+           RefusalRow{"model", {}, {.fingerprint = "beef"}, "fingerprint: peer has beef, expected f00d"},
+           RefusalRow{"block size", {}, {.layout = other_block}, "block_size: peer has 32, expected 16"},
+           RefusalRow{"dtype", {}, {.layout = other_dtype}, "dtype: peer has float32, expected bfloat16"},
+       }) {
+    SCOPED_TRACE(row.name);
+    const Pair pair(row.source, row.target);
+    pair.d->target->expect(pair.expect(random_id<HandoverId>(), 64), pair.d->clock.now());
+    pair.run_until([&] { return !pair.d->outcomes.empty(); });
+    ASSERT_EQ(pair.d->outcomes.size(), 1U);
+    EXPECT_NE(pair.d->outcomes[0].error->message.find(row.says), std::string::npos)
+        << pair.d->outcomes[0].error->message;
+  }
+}
+
+TEST(SocketMover, NamesThePortThatIsTaken) {
+  const auto side = make_side({.listens = true});
+  SocketMoverConfig config;
+  config.listen = net::Address{"127.0.0.1", side->mover->port()};
+  config.identity.layout = kLayout;
+  const auto second = SocketMover::create(std::move(config), *side->arena);
+  ASSERT_FALSE(second);
+  EXPECT_NE(second.error().message.find(std::to_string(side->mover->port())), std::string::npos)
+      << second.error().message;
+}
+
+// A peer that speaks bytes, without a mover. Plays P towards a D under test.
+class RawPeer {
+ public:
+  RawPeer() : listener_(*net::listen({"127.0.0.1", 0})) {}
+  uint16_t port() const { return listener_.local.port(); }
+  bool accept() {
+    fd_.reset(accept4(listener_.fd.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    return static_cast<bool>(fd_);
+  }
+  void send(const Message& message) { send_bytes(encode(message)); }
+  void send_bytes(std::span<const std::byte> bytes) {
+    EXPECT_GT(::send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL), 0);
+  }
+  void send_frame(KvFrame frame, std::span<const std::byte> bytes) {
+    send_bytes(encode(frame));
+    send_bytes(bytes);
+  }
+  // The next message, if one has come.
+  std::optional<Message> receive() {
+    std::array<std::byte, 4096> buffer{};
+    const ssize_t got = recv(fd_.get(), buffer.data(), buffer.size(), 0);
+    if (got > 0) bytes_.insert(bytes_.end(), buffer.begin(), buffer.begin() + got);
+    if (bytes_.size() < kFrameHeadBytes) return std::nullopt;
+    const FrameHead head = *parse_head(std::span(bytes_).first<kFrameHeadBytes>());
+    if (bytes_.size() < kFrameHeadBytes + head.body_bytes) return std::nullopt;
+    Message message = *parse_body(head.kind, std::span(bytes_).subspan(kFrameHeadBytes, head.body_bytes));
+    bytes_.erase(bytes_.begin(), bytes_.begin() + static_cast<ptrdiff_t>(kFrameHeadBytes + head.body_bytes));
+    return message;
+  }
+
+ private:
+  net::Listener listener_;
+  net::Fd fd_;
+  std::vector<std::byte> bytes_;
+};
+
+struct HostileRow {
+  const char* name;
+  std::function<void(KvFrame&)> spoil;
+  const char* says;
+};
+
+// Lets D connect to `peer` and send its Landing; answers with a handshake and the given end.
+std::string outcome_with(const std::function<void(RawPeer&, const Landing&)>& end) {
+  RawPeer peer;
+  const auto d = make_side({.choice = TransportChoice::kTcp});
+  const Expected expected{.transfer = random_id<TransferId>(),
+                          .handover = random_id<HandoverId>(),
+                          .host = "127.0.0.1",
+                          .port = peer.port(),
+                          .engine_id = {},
+                          .incarnation = {},
+                          .tokens = 16,
+                          .prompt_hash = "hash",
+                          .deadline = d->clock.now() + kPatience};
+  d->target->expect(expected, d->clock.now());
+  d->target->land(expected.transfer, {BlockId{7}}, 0, d->clock.now());
+  while (!peer.accept()) d->step();
+  const Time until = d->clock.now() + kPatience;
+  while (d->outcomes.empty() && d->clock.now() < until) {
+    d->step();
+    const auto message = peer.receive();
+    if (!message) continue;
+    if (const auto* hello = std::get_if<Hello>(&*message)) {
+      Identity identity = hello->identity;
+      identity.engine_id = "raw";
+      peer.send(Challenge{.identity = identity});
+    } else if (std::holds_alternative<Proof>(*message)) {
+      peer.send(Welcome{});
+    } else if (const auto* landing = std::get_if<Landing>(&*message)) {
+      end(peer, *landing);
+    }
+  }
+  EXPECT_EQ(d->outcomes.size(), 1U);
+  if (d->outcomes.empty()) return "none";
+  return d->outcomes[0].error ? d->outcomes[0].error->message : "landed";
+}
+
+TEST(SocketMover, NamesWhatIsWrongWithAFrame) {
+  for (const HostileRow& row : {
+           HostileRow{"nothing", [](KvFrame&) {}, "landed"},
+           HostileRow{"checksum", [](KvFrame& f) { ++f.checksum; }, "checksum of position 0"},
+           HostileRow{"epoch", [](KvFrame& f) { ++f.epoch; }, "KvFrame: epoch is 6, expected 5"},
+           HostileRow{"position", [](KvFrame& f) { f.position = 1; },
+                      "KvFrame: position is 1, expected below 1"},
+           HostileRow{"far position", [](KvFrame& f) { f.position = ~0U; }, "position is 4294967295"},
+           HostileRow{"offset", [](KvFrame& f) { f.offset = 8; }, "KvFrame: offset is 8, expected 0"},
+           HostileRow{"transfer", [](KvFrame& f) { f.transfer.bytes[0] ^= 1; },
+                      "is unknown, expected a granted one"},
+       }) {
+    SCOPED_TRACE(row.name);
+    const std::vector<std::byte> bytes(kLayout.block_bytes(), std::byte{0});
+    const std::string says = outcome_with([&](RawPeer& peer, const Landing& landing) {
+      peer.send(Announce{landing.transfer, {0, kLayout.layers}, {BlockId{3}}, {5}, true});
+      KvFrame frame{.transfer = landing.transfer,
+                    .position = 0,
+                    .offset = 0,
+                    .bytes = static_cast<uint32_t>(bytes.size()),
+                    .epoch = 5,
+                    .checksum = 0};
+      frame.checksum = XXH3_64bits(bytes.data(), bytes.size());
+      row.spoil(frame);
+      peer.send_frame(frame, bytes);
+      peer.send(Pushed{landing.transfer, {0, kLayout.layers}, true});
+    });
+    EXPECT_NE(says.find(row.says), std::string::npos) << says;
+  }
+}
+
+TEST(SocketMover, NamesWhatIsWrongWithAnAnnounce) {
+  const std::string blocks = outcome_with([](RawPeer& peer, const Landing& landing) {
+    peer.send(Announce{landing.transfer, {0, 3}, {BlockId{3}, BlockId{4}}, {5, 5}, true});
+  });
+  EXPECT_NE(blocks.find("source blocks is 2, expected 1"), std::string::npos) << blocks;
+  const std::string layers = outcome_with([](RawPeer& peer, const Landing& landing) {
+    peer.send(Announce{landing.transfer, {0, 9}, {BlockId{3}}, {5}, true});
+  });
+  EXPECT_NE(layers.find("9 layers, expected 1 to 3"), std::string::npos) << layers;
+  const std::string early = outcome_with([](RawPeer& peer, const Landing& landing) {
+    peer.send(Announce{landing.transfer, {0, 3}, {BlockId{3}}, {5}, true});
+    peer.send(Pushed{landing.transfer, {0, 3}, true});
+  });
+  EXPECT_NE(early.find("0 of 1 blocks have come"), std::string::npos) << early;
+}
+
+TEST(SocketMover, EndsAConnectionThatSendsGarbage) {
+  const std::string kind = outcome_with(
+      [](RawPeer& peer, const Landing&) { peer.send_bytes(std::vector<std::byte>(64, std::byte{0xFF})); });
+  EXPECT_NE(kind.find("frame head: kind: 255"), std::string::npos) << kind;
+  const std::string size = outcome_with([](RawPeer& peer, const Landing&) {
+    std::vector<std::byte> head = encode(Message(Ping{}));
+    head[3] = std::byte{0x7F};
+    peer.send_bytes(head);
+  });
+  EXPECT_NE(size.find("frame head: body_bytes"), std::string::npos) << size;
+}
+
+TEST(SocketMover, EndsAHandshakeThatNobodyAnswers) {
+  RawPeer peer;
+  const auto d = make_side({});
+  d->target->expect({.transfer = random_id<TransferId>(),
+                     .handover = random_id<HandoverId>(),
+                     .host = "127.0.0.1",
+                     .port = peer.port(),
+                     .engine_id = {},
+                     .incarnation = {},
+                     .tokens = 16,
+                     .prompt_hash = "hash",
+                     .deadline = d->clock.now() + kPatience},
+                    d->clock.now());
+  const Time until = d->clock.now() + kPatience;
+  while (d->outcomes.empty() && d->clock.now() < until) d->step();
+  ASSERT_EQ(d->outcomes.size(), 1U);
+  EXPECT_NE(d->outcomes[0].error->message.find("no handshake within 2 s"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace baton::transfer::tcp
