@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "text/jinja/format.h"
@@ -100,9 +101,11 @@ Result<Value> repeat(Meter& meter, const Value& value, Int count) {
       return type_error(fmt::format("a string of more than {} bytes", kStringBytesMax));
     }
     TRY_DO(meter.bytes(times * text->size()));
-    std::string out;
-    out.reserve(times * text->size());
-    for (uint64_t i = 0; i < times; ++i) out += text->view();
+    if (times == 0) return Value(Text());
+    const size_t total = times * text->size();
+    std::string out(text->view());
+    out.reserve(total);
+    while (out.size() < total) out.append(out, 0, std::min(out.size(), total - out.size()));
     return make_text(std::move(out), text->safe());
   }
   const List& list = **value.get<ListRef>();

@@ -189,6 +189,9 @@ Result<std::string> format_value(Meter& meter, const Value& value, const Spec& s
     }
     return format_integer(whole, spec);
   }
+  if (!value.is<Text>() && (spec.width != 0 || spec.type != '\0' || spec.precision >= 0)) {
+    return type_error(fmt::format("unsupported format string passed to {}.__format__", type_name(value)));
+  }
   TRY(std::string text, to_text(meter, value));
   if (spec.type != '\0' && spec.type != 's') {
     return type_error(

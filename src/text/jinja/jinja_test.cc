@@ -162,5 +162,24 @@ TEST(Jinja, SortsStablyEvenWhatHasNoOrder) {
   EXPECT_TRUE(render("{{ [1, 'nan' | float, 0, 'nan' | float, -1] | sort | length }}"));
 }
 
+TEST(Jinja, AgreesWithPythonWhereTheGoldensAreSilent) {
+  constexpr Row kRows[] = {
+      {"{{ ' a  b '.split(none, 1) }} {{ '  x y z '.rsplit(none, 1) }}", "['a', 'b '] ['  x y', 'z']"},
+      {"{{ 'ΑΣ'.lower() }} {{ 'ŉ'.upper() }} {{ 'ﬁn'.title() }} {{ 'İ'.lower() | length }}", "ας ʼN Fin 2"},
+      {"{{ 5 // -2 }} {{ -5 % -3 }} {{ 5.5 % -2 }} {{ -7.5 // 2 }}", "-3 -2 -0.5 -4.0"},
+      {"{{ range(10)[2:8:3] }} {{ range(10)[::-2] | list }}", "range(2, 8, 3) [9, 7, 5, 3, 1]"},
+      {"{{ '{:+,.3f} {:%} {:#b} {:^9}|{:05d}'.format(1234.5, 0.25, 5, 'mid', 42) }}",
+       "+1,234.500 25.000000% 0b101    mid   |00042"},
+      {"{{ 'abc'.center(6, '*') }} {{ 'abcd'.center(7, '*') }} {{ '-5'.zfill(4) }}", "*abc** **abcd* -005"},
+      {"{{ {1: 'a', true: 'b', 1.0: 'c'} }} {{ [1, 1.0, true] | unique | list }}", "{1: 'c'} [1]"},
+      {"{{ 1e16 }} {{ 123456789012345680.0 }} {{ 0.0001 }} {{ 0.00001 }} {{ -0.0 }}",
+       "1e+16 1.2345678901234568e+17 0.0001 1e-05 -0.0"},
+      {"{{ m is defined }}{% if true %}{% macro m() %}{{ g }}{% endmacro %}{% endif %}{% set g = 3 %}{{ m() "
+       "}}",
+       "False3"},
+  };
+  for (const auto& [source, expected] : kRows) EXPECT_EQ(render(source), std::string(expected)) << source;
+}
+
 }  // namespace
 }  // namespace baton::text::jinja

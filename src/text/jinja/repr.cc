@@ -69,6 +69,12 @@ void append_string_repr(std::string_view text, std::string& out) {
   out += quote;
   for (size_t at = 0; at < text.size();) {
     const size_t begin = at;
+    while (at < text.size() && text[at] >= ' ' && text[at] <= '~' && text[at] != quote && text[at] != '\\')
+      ++at;
+    if (at > begin) {
+      out += text.substr(begin, at - begin);
+      continue;
+    }
     const char32_t c = next_code_point(text, at);
     if (c == static_cast<char32_t>(quote) || c == '\\') out += '\\';
     if (is_printable(c)) {

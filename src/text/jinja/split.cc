@@ -57,7 +57,7 @@ std::vector<std::string_view> split_space(std::string_view text, int64_t most, b
     text = strip(text, !from_right, from_right);
     if (text.empty()) break;
     if (most == 0) {
-      parts.push_back(strip(text, from_right, !from_right));
+      parts.push_back(text);
       break;
     }
     const size_t length = run_length(text, false, from_right);

@@ -13,7 +13,7 @@ namespace baton::text::jinja {
 // right.
 std::vector<std::string_view> split(std::string_view text, std::string_view separator, int64_t most,
                                     bool from_right);
-// At runs of white space, which also go at both ends.
+// At runs of white space, which also go at both ends; after `most` cuts the far end keeps its own.
 std::vector<std::string_view> split_space(std::string_view text, int64_t most, bool from_right);
 // str.splitlines.
 std::vector<std::string_view> split_lines(std::string_view text, bool keep_ends);
