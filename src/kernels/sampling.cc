@@ -5,30 +5,18 @@
 #include <limits>
 
 #include "base/check.h"
-#include "kernels/cpu/ops.h"
+#include "kernels/cpu/tables.h"
 #include "kernels/float_mode.h"
-#include "kernels/isa.h"
 
 namespace baton::kernels {
 namespace {
 
 constexpr float kNoToken = -std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 // The fastest table this processor has; the choice does not show.
 const Ops& fastest() {
-  static const Ops& ops = [] -> const Ops& {
-    switch (available_isas().back()) {
-      case Isa::kPortable:
-        return kOpsPortable;
-      case Isa::kAvx2:
-        return kOpsAvx2;
-      case Isa::kAvx512:
-        return kOpsAvx512;
-      case Isa::kAvx512Bf16:
-        return kOpsAvx512Bf16;
-    }
-    return kOpsPortable;
-  }();
+  static const Ops& ops = ops_of(available_isas().back());
   return ops;
 }
 
@@ -64,8 +52,8 @@ bool has_nan(std::span<const float> logits) {
 
 ExpSum exp_sum_of_tile(std::span<const float> tile) {
   CHECK(tile.size() <= kVocabularyTile, "{} logits, tile of {}", tile.size(), kVocabularyTile);
-  const float best = tile.empty() ? kNoToken : *std::max_element(tile.begin(), tile.end());
-  if (best == kNoToken && !has_nan(tile)) return {kNoToken, 0.0F};
+  if (has_nan(tile)) return {kNan, kNan};
+  if (tile.empty() || *std::max_element(tile.begin(), tile.end()) == kNoToken) return {kNoToken, 0.0F};
   const FlushDenormals mode;
   ExpSum result{};
   fastest().exp_sum(tile.data(), tile.size(), &result.maximum, &result.sum);
