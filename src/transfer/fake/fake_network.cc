@@ -1,0 +1,276 @@
+#include "transfer/fake/fake_network.h"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace baton::transfer::fake {
+namespace {
+
+constexpr Duration kSilenceMax = std::chrono::seconds(1);
+
+template <class... Kinds>
+bool is_any(const Message& message) {
+  return (std::holds_alternative<Kinds>(message) || ...);
+}
+
+}  // namespace
+
+std::unique_ptr<FakeMover> FakeNetwork::join(std::string host, uint16_t port, Identity identity,
+                                             kv::KvArena& arena) {
+  std::unique_ptr<FakeMover> mover(new FakeMover(*this, std::move(host), port, std::move(identity), arena));
+  movers_.push_back(mover.get());
+  return mover;
+}
+
+Duration FakeNetwork::delay() {
+  return Duration(static_cast<int64_t>(random_() % (static_cast<uint64_t>(config_.delay_max.count()) + 1)));
+}
+
+Time FakeNetwork::next_due() const {
+  Time next = kNever;
+  for (const auto& connection : connections_) {
+    for (const End& end : connection->ends) {
+      if (end.mover != nullptr && !end.mover->frozen_ && !end.arriving.empty())
+        next = std::min(next, end.arriving.front().due);
+    }
+  }
+  return next;
+}
+
+void FakeNetwork::connect(FakeMover& from, const Connect& command) {
+  connections_.push_back(std::make_unique<Connection>());
+  Connection& connection = *connections_.back();
+  connection.ends[0].mover = &from;
+  connection.ends[0].id = command.peer;
+  const std::string where = fmt::format("{}:{}", command.host, command.port);
+  const auto to = std::ranges::find_if(movers_, [&](const FakeMover* mover) {
+    return mover->host_ == command.host && mover->port_ == command.port;
+  });
+  if (to == movers_.end())
+    return send(connection, 0, Lost{{Code::kUnavailable, where + ": connect: refused"}});
+  const std::string mismatch = find_mismatch((*to)->identity_, from.identity_);
+  if (!mismatch.empty())
+    return send(connection, 0, Lost{{Code::kUnavailable, where + ": the peer refuses: " + mismatch}});
+  connection.ends[1].mover = *to;
+  connection.ends[1].id = PeerId{next_accepted_++};
+  connection.open = true;
+  send(connection, 0, Up{});
+  send(connection, 1, Up{});
+}
+
+void FakeNetwork::send(Connection& connection, size_t to, Parcel parcel) {
+  End& end = connection.ends[to];
+  end.last_due = std::max(end.last_due, now_ + delay());
+  const auto* const message = std::get_if<Message>(&parcel);
+  const bool may_repeat = message != nullptr && is_any<Renew, Landing, Taken, ReleaseHandover>(*message);
+  if (may_repeat && random_() % 100 < config_.repeat_percent) end.arriving.push_back({end.last_due, parcel});
+  end.arriving.push_back({end.last_due, std::move(parcel)});
+}
+
+// What is on its way is lost, as with a reset connection.
+void FakeNetwork::end(Connection& connection, const std::string& reason) {
+  if (!connection.open) return;
+  connection.open = false;
+  for (End& end : connection.ends) {
+    end.arriving.clear();
+    if (end.mover != nullptr) end.arriving.push_back({now_, Lost{{Code::kUnavailable, reason}}});
+  }
+}
+
+void FakeNetwork::leave(FakeMover& mover) {
+  for (const auto& connection : connections_) {
+    for (End& end : connection->ends) {
+      if (end.mover != &mover) continue;
+      this->end(*connection, "the peer closed the connection");
+      end.mover = nullptr;
+      end.arriving.clear();
+    }
+  }
+  std::erase(movers_, &mover);
+}
+
+bool FakeNetwork::cut_any() {
+  std::vector<Connection*> open;
+  for (const auto& connection : connections_) {
+    if (connection->open) open.push_back(connection.get());
+  }
+  if (open.empty()) return false;
+  end(*open[random_() % open.size()], "connection reset");
+  return true;
+}
+
+void FakeNetwork::freeze(const FakeMover& mover, bool frozen) {
+  const_cast<FakeMover&>(mover).frozen_ = frozen;
+  if (!frozen) return;
+  for (const auto& connection : connections_) {
+    const bool touches = connection->ends[0].mover == &mover || connection->ends[1].mover == &mover;
+    if (!connection->open || !touches) continue;
+    end(*connection, "silent for more than 1 s");
+    for (End& one : connection->ends) {
+      if (one.mover != nullptr) one.arriving.front().due = now_ + kSilenceMax;
+    }
+  }
+}
+
+FakeMover::~FakeMover() { network_.leave(*this); }
+
+std::pair<FakeNetwork::Connection*, size_t> FakeMover::find(PeerId peer) {
+  for (const auto& connection : network_.connections_) {
+    for (size_t i = 0; i < 2; ++i) {
+      if (connection->ends[i].mover == this && connection->ends[i].id == peer) return {connection.get(), i};
+    }
+  }
+  return {nullptr, 0};
+}
+
+void FakeMover::execute(Command command) {
+  if (auto* const connect = std::get_if<Connect>(&command)) {
+    network_.connect(*this, *connect);
+  } else if (auto* const send = std::get_if<Send>(&command)) {
+    const auto [connection, at] = find(send->peer);
+    if (connection != nullptr && connection->open && connection->ends[at].up)
+      network_.send(*connection, 1 - at, std::move(send->message));
+  } else if (auto* const allow = std::get_if<AllowStores>(&command)) {
+    const auto [connection, at] = find(allow->peer);
+    if (connection == nullptr || !connection->open) {
+      events_.emplace_back(MoveFailed{allow->transfer, {Code::kUnavailable, "the connection is gone"}});
+      return;
+    }
+    Grant grant;
+    grant.peer = allow->peer;
+    grant.blocks = std::move(allow->blocks);
+    grant.epochs = std::move(allow->epochs);
+    CHECK(grants_.emplace(allow->transfer, std::move(grant)).second, "granted twice");
+  } else if (auto* const stop = std::get_if<StopStores>(&command)) {
+    grants_.erase(stop->transfer);
+    events_.emplace_back(StoresStopped{stop->transfer});
+  } else if (auto* const push = std::get_if<Push>(&command)) {
+    const auto [connection, at] = find(push->peer);
+    if (connection == nullptr || !connection->open) return;
+    network_.send(*connection, 1 - at,
+                  Message(Announce{push->transfer, push->layers, push->source, push->epochs, push->last}));
+    outflows_.push_back({std::move(*push), 0});
+  } else if (auto* const stop_push = std::get_if<StopPush>(&command)) {
+    std::erase_if(outflows_, [&](const Outflow& flow) { return flow.push.transfer == stop_push->transfer; });
+  } else if (auto* const close = std::get_if<Close>(&command)) {
+    const auto [connection, at] = find(close->peer);
+    if (connection != nullptr) network_.end(*connection, "closed: " + close->reason);
+  }
+}
+
+std::vector<MoverEvent> FakeMover::poll(Duration /*timeout*/) {
+  if (frozen_) return {};
+  for (size_t c = 0; c < network_.connections_.size(); ++c) {
+    FakeNetwork::Connection& connection = *network_.connections_[c];
+    for (size_t i = 0; i < 2; ++i) {
+      FakeNetwork::End& end = connection.ends[i];
+      while (end.mover == this && !end.arriving.empty() && end.arriving.front().due <= network_.now_) {
+        FakeNetwork::Parcel parcel = std::move(end.arriving.front().parcel);
+        end.arriving.pop_front();
+        take(end, connection.ends[1 - i], parcel);
+      }
+    }
+  }
+  std::erase_if(network_.connections_, [](const auto& connection) {
+    return !connection->open && connection->ends[0].arriving.empty() && connection->ends[1].arriving.empty();
+  });
+  send_blocks();
+  return std::exchange(events_, {});
+}
+
+void FakeMover::take(FakeNetwork::End& end, const FakeNetwork::End& other, FakeNetwork::Parcel& parcel) {
+  if (std::holds_alternative<FakeNetwork::Up>(parcel)) {
+    end.up = true;
+    events_.emplace_back(PeerUp{end.id, other.mover->identity_, Transport::kFake, true});
+  } else if (const auto* const lost = std::get_if<FakeNetwork::Lost>(&parcel)) {
+    std::erase_if(grants_, [&](const auto& entry) { return entry.second.peer == end.id; });
+    std::erase_if(outflows_, [&](const Outflow& flow) { return flow.push.peer == end.id; });
+    if (end.up || !is_accepted(end.id)) events_.emplace_back(PeerLost{end.id, lost->error});
+  } else if (auto* const message = std::get_if<Message>(&parcel)) {
+    take_message(end.id, *message);
+  } else {
+    take_bytes(std::get<FakeNetwork::KvBytes>(parcel));
+  }
+}
+
+void FakeMover::take_message(PeerId peer, Message& message) {
+  if (const auto* const announce = std::get_if<Announce>(&message)) {
+    const auto at = grants_.find(announce->transfer);
+    if (at == grants_.end()) return;
+    if (auto checked = check_announce(*announce, at->second, arena_.layout()); !checked)
+      return fail_move(announce->transfer, checked.error());
+    at->second.announce = *announce;
+    at->second.position = 0;
+  } else if (const auto* const pushed = std::get_if<Pushed>(&message)) {
+    const auto at = grants_.find(pushed->transfer);
+    if (at == grants_.end()) return;
+    Grant& grant = at->second;
+    if (!grant.announce || grant.position != grant.blocks.size())
+      return fail_move(pushed->transfer, {Code::kCorrupt, "Pushed: blocks are missing"});
+    grant.layers_done += grant.announce->layers.count;
+    grant.announce.reset();
+    if (!pushed->last) return;
+    events_.emplace_back(Landed{pushed->transfer, grant.bytes});
+    grants_.erase(at);
+  } else {
+    events_.emplace_back(Received{peer, std::move(message)});
+  }
+}
+
+void FakeMover::take_bytes(const FakeNetwork::KvBytes& bytes) {
+  const auto at = grants_.find(bytes.frame.transfer);
+  if (at == grants_.end()) return;
+  Grant& grant = at->second;
+  const auto place = place_frame(bytes.frame, grant, arena_);
+  if (!place) return fail_move(bytes.frame.transfer, place.error());
+  if (XXH3_64bits(bytes.bytes.data(), bytes.bytes.size()) != bytes.frame.checksum)
+    return fail_move(bytes.frame.transfer, {Code::kCorrupt, "KvFrame: checksum"});
+  std::memcpy(place->data(), bytes.bytes.data(), bytes.bytes.size());
+  grant.bytes += bytes.bytes.size();
+  ++grant.position;
+}
+
+void FakeMover::fail_move(TransferId transfer, Error error) {
+  grants_.erase(transfer);
+  events_.emplace_back(MoveFailed{transfer, std::move(error)});
+}
+
+void FakeMover::send_blocks() {
+  const kv::KvLayout& layout = arena_.layout();
+  for (size_t turn = 0; turn < network_.config_.blocks_per_poll && !outflows_.empty(); ++turn) {
+    Outflow flow = std::move(outflows_.front());
+    outflows_.pop_front();
+    const auto [connection, at] = find(flow.push.peer);
+    if (connection == nullptr || !connection->open) continue;
+    const BlockId block = flow.push.source[flow.position];
+    if (arena_.epoch(block) != flow.push.epochs[flow.position]) {
+      events_.emplace_back(
+          MoveFailed{flow.push.transfer, {Code::kUnavailable, "P has given the blocks away"}});
+      continue;
+    }
+    const size_t offset = flow.push.layers.first * layout.layer_bytes();
+    const std::byte* const begin = arena_.data() + layout.offset(0, block) + offset;
+    FakeNetwork::KvBytes bytes;
+    bytes.bytes.assign(begin, begin + flow.push.layers.count * layout.layer_bytes());
+    bytes.frame = {.transfer = flow.push.transfer,
+                   .position = static_cast<uint32_t>(flow.position),
+                   .offset = static_cast<uint32_t>(offset),
+                   .bytes = static_cast<uint32_t>(bytes.bytes.size()),
+                   .epoch = flow.push.epochs[flow.position],
+                   .checksum = XXH3_64bits(bytes.bytes.data(), bytes.bytes.size())};
+    network_.send(*connection, 1 - at, std::move(bytes));
+    if (++flow.position < flow.push.source.size()) {
+      outflows_.push_back(std::move(flow));
+    } else {
+      network_.send(*connection, 1 - at,
+                    Message(Pushed{flow.push.transfer, flow.push.layers, flow.push.last}));
+    }
+  }
+}
+
+}  // namespace baton::transfer::fake

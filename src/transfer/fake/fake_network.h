@@ -1,0 +1,133 @@
+// A network in memory with a simulated clock: movers of one process that carry real KV between real arenas,
+// with the checks of the real ones, while connections are slow, end, or cannot be made, by seed. Messages of
+// one connection keep their order, as on TCP; different connections overtake each other. Single-threaded.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "kv/arena.h"
+#include "transfer/grant.h"
+#include "transfer/mover.h"
+
+namespace baton::transfer::fake {
+
+struct FakeNetworkConfig {
+  uint64_t seed = 0;
+  Duration delay_max = std::chrono::milliseconds(5);  // of one message, on top of those before it
+  uint32_t repeat_percent = 0;                        // Renew, Landing, Taken, ReleaseHandover come twice
+  uint32_t blocks_per_poll = 4;                       // P sends at most this many at a time
+};
+
+class FakeMover;
+
+class FakeNetwork {
+ public:
+  explicit FakeNetwork(FakeNetworkConfig config) : config_(config), random_(config.seed) {}
+
+  // A process that can be reached at host:port. Ends with its mover: its peers then lose it at once.
+  // `arena` outlives the mover.
+  std::unique_ptr<FakeMover> join(std::string host, uint16_t port, Identity identity, kv::KvArena& arena);
+
+  // Never goes back.
+  void set_now(Time now) { now_ = now; }
+  Time now() const { return now_; }
+  // When the next delivery is due, kNever if none is on its way. Pushes go on at every poll.
+  Time next_due() const;
+
+  // Ends a connection that is open, chosen by the seed. False if there is none.
+  bool cut_any();
+  // Nothing is delivered to this process until it thaws; its peers see silence after a second.
+  void freeze(const FakeMover& mover, bool frozen);
+
+ private:
+  friend class FakeMover;
+  struct KvBytes {
+    KvFrame frame;
+    std::vector<std::byte> bytes;
+  };
+  struct Up {};
+  struct Lost {
+    Error error;
+  };
+  using Parcel = std::variant<Up, Lost, Message, KvBytes>;
+  struct Delivery {
+    Time due;
+    Parcel parcel;
+  };
+  // One end of a connection.
+  struct End {
+    FakeMover* mover = nullptr;
+    PeerId id{};
+    std::deque<Delivery> arriving;
+    Time last_due;
+    bool up = false;
+  };
+  struct Connection {
+    std::array<End, 2> ends;  // who connected, who listened
+    bool open = false;
+  };
+
+  void connect(FakeMover& from, const Connect& command);
+  void send(Connection& connection, size_t to, Parcel parcel);
+  void end(Connection& connection, const std::string& reason);
+  void leave(FakeMover& mover);
+  Duration delay();
+
+  FakeNetworkConfig config_;
+  std::mt19937_64 random_;
+  Time now_;
+  std::vector<FakeMover*> movers_;
+  std::vector<std::unique_ptr<Connection>> connections_;
+  uint64_t next_accepted_ = kAcceptedPeers;
+};
+
+class FakeMover final : public KvMover {
+ public:
+  ~FakeMover() override;
+
+  void execute(Command command) override;
+  // Never waits.
+  std::vector<MoverEvent> poll(Duration timeout) override;
+  void wake() override {}
+
+ private:
+  friend class FakeNetwork;
+  struct Outflow {
+    Push push;
+    size_t position = 0;
+  };
+
+  FakeMover(FakeNetwork& network, std::string host, uint16_t port, Identity identity, kv::KvArena& arena)
+      : network_(network),
+        host_(std::move(host)),
+        port_(port),
+        identity_(std::move(identity)),
+        arena_(arena) {}
+
+  std::pair<FakeNetwork::Connection*, size_t> find(PeerId peer);
+  void take(FakeNetwork::End& end, const FakeNetwork::End& other, FakeNetwork::Parcel& parcel);
+  void take_message(PeerId peer, Message& message);
+  void take_bytes(const FakeNetwork::KvBytes& bytes);
+  void fail_move(TransferId transfer, Error error);
+  void send_blocks();
+
+  FakeNetwork& network_;
+  std::string host_;
+  uint16_t port_;
+  Identity identity_;
+  kv::KvArena& arena_;
+  bool frozen_ = false;
+  Grants grants_;
+  std::deque<Outflow> outflows_;
+  std::vector<MoverEvent> events_;
+};
+
+}  // namespace baton::transfer::fake
