@@ -76,7 +76,7 @@ def wait_ready(process: Process, port: int, path: str) -> None:
 
 
 def chat(question: str) -> dict:
-    return {"model": "baton-demo", "messages": [{"role": "user", "content": question}], "max_tokens": 48, "temperature": 0.7,
+    return {"model": "baton-demo", "messages": [{"role": "user", "content": question}], "max_tokens": 48, "temperature": 0.3,
             "seed": 7, "logprobs": True, "top_logprobs": 2, "return_token_ids": True, "stream": True,
             "stream_options": {"include_usage": True}}
 

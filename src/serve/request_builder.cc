@@ -98,6 +98,84 @@ std::optional<engine::FirstTokens> usable_first_tokens(const api::Offer& offer,
   return first;
 }
 
+// What the client's and the server's wishes come to.
+engine::SamplingParams resolve_sampling(const ServedModel& model, const api::SamplingFields& fields,
+                                        size_t prompt_tokens, std::optional<int32_t> fallback_max_tokens,
+                                        uint64_t drawn_seed) {
+  const auto room = static_cast<int32_t>(static_cast<size_t>(model.max_model_len) - prompt_tokens);
+  const api::Sampling resolved = api::resolve(fields, model.defaults, room, fallback_max_tokens);
+  engine::SamplingParams out;
+  out.temperature = resolved.temperature;
+  out.top_p = resolved.top_p;
+  out.top_k = resolved.top_k;
+  out.min_p = resolved.min_p;
+  out.repetition_penalty = resolved.repetition_penalty;
+  out.presence_penalty = fields.presence_penalty;
+  out.frequency_penalty = fields.frequency_penalty;
+  for (const api::LogitBias& bias : fields.logit_bias) out.logit_bias.emplace_back(bias.token, bias.bias);
+  out.seed = fields.seed ? static_cast<uint64_t>(*fields.seed) : drawn_seed;
+  out.n = static_cast<uint32_t>(fields.n);
+  out.max_tokens = static_cast<uint32_t>(std::max(resolved.max_tokens, 0));
+  out.min_tokens = static_cast<uint32_t>(fields.min_tokens);
+  out.eos_token_ids = model.eos_token_ids;
+  out.stop_token_ids = fields.stop_token_ids;
+  out.ignore_eos = fields.ignore_eos;
+  if (fields.logprobs) out.logprobs = static_cast<uint32_t>(*fields.logprobs);
+  if (fields.prompt_logprobs) out.prompt_logprobs = static_cast<uint32_t>(*fields.prompt_logprobs);
+  return out;
+}
+
+// P: the first token is drawn under the client's true limits. Without them the answer is taken to go on after
+// it, as every proxy of this protocol intends when it writes max_tokens: 1.
+void apply_client_limits(const HandoverPart& part, const ServedModel& model, size_t prompt_tokens,
+                         std::optional<int32_t> fallback_max_tokens, engine::SamplingParams& sampling) {
+  if (!part.hold) return;
+  api::SamplingFields fields;
+  if (part.client) {
+    fields.max_tokens = part.client->max_tokens;
+    sampling.min_tokens = static_cast<uint32_t>(std::max(part.client->min_tokens, 0));
+  } else {
+    fallback_max_tokens.reset();
+  }
+  const auto room = static_cast<int32_t>(static_cast<size_t>(model.max_model_len) - prompt_tokens);
+  sampling.max_tokens =
+      static_cast<uint32_t>(api::resolve(fields, model.defaults, room, fallback_max_tokens).max_tokens);
+}
+
+// D: where to fetch the KV of `prompt`, or nothing when the parameters name no Baton peer (its KV cannot be
+// read here) or another prompt; `why` says which. P's first tokens come along only if they were drawn with
+// exactly `sampling`.
+std::optional<engine::RemotePrefill> remote_prefill(const api::KvTransferParams& params,
+                                                    const engine::SamplingParams& sampling,
+                                                    const std::vector<TokenId>& prompt, std::string& why) {
+  if (!params.baton || !params.baton->offer) {
+    why = "the peer is not a Baton instance";
+    return std::nullopt;
+  }
+  const api::Offer& offer = *params.baton->offer;
+  if (params.baton->protocol != api::kHandoverProtocol) {
+    why =
+        fmt::format("hand-over protocol: {} there, {} here", params.baton->protocol, api::kHandoverProtocol);
+    return std::nullopt;
+  }
+  engine::RemotePrefill remote;
+  remote.host = params.remote_host;
+  remote.port = static_cast<uint16_t>(params.remote_port);
+  remote.engine_id = params.remote_engine_id;
+  remote.incarnation = offer.incarnation;
+  remote.handover = offer.handover_id;
+  remote.tokens = static_cast<uint32_t>(offer.num_tokens);
+  remote.prompt_hash = offer.prompt_hash;
+  if (remote.tokens != prompt.size() || remote.prompt_hash != engine::prompt_hash(prompt)) {
+    why = fmt::format(
+        "the offered KV belongs to another prompt: {} tokens with hash {} there, {} with hash {} here",
+        remote.tokens, remote.prompt_hash, prompt.size(), engine::prompt_hash(prompt));
+    return std::nullopt;
+  }
+  remote.first_tokens = usable_first_tokens(offer, sampling, prompt);
+  return remote;
+}
+
 }  // namespace
 
 Result<void> check_name(const ServedModel& model, std::string_view asked) {
@@ -143,32 +221,6 @@ Result<TokenizedPrompt> tokenize_prompt(const ServedModel& model, const api::Pro
   return out;
 }
 
-engine::SamplingParams resolve_sampling(const ServedModel& model, const api::SamplingFields& fields,
-                                        size_t prompt_tokens, std::optional<int32_t> fallback_max_tokens,
-                                        uint64_t drawn_seed) {
-  const auto room = static_cast<int32_t>(static_cast<size_t>(model.max_model_len) - prompt_tokens);
-  const api::Sampling resolved = api::resolve(fields, model.defaults, room, fallback_max_tokens);
-  engine::SamplingParams out;
-  out.temperature = resolved.temperature;
-  out.top_p = resolved.top_p;
-  out.top_k = resolved.top_k;
-  out.min_p = resolved.min_p;
-  out.repetition_penalty = resolved.repetition_penalty;
-  out.presence_penalty = fields.presence_penalty;
-  out.frequency_penalty = fields.frequency_penalty;
-  for (const api::LogitBias& bias : fields.logit_bias) out.logit_bias.emplace_back(bias.token, bias.bias);
-  out.seed = fields.seed ? static_cast<uint64_t>(*fields.seed) : drawn_seed;
-  out.n = static_cast<uint32_t>(fields.n);
-  out.max_tokens = static_cast<uint32_t>(std::max(resolved.max_tokens, 0));
-  out.min_tokens = static_cast<uint32_t>(fields.min_tokens);
-  out.eos_token_ids = model.eos_token_ids;
-  out.stop_token_ids = fields.stop_token_ids;
-  out.ignore_eos = fields.ignore_eos;
-  if (fields.logprobs) out.logprobs = static_cast<uint32_t>(*fields.logprobs);
-  if (fields.prompt_logprobs) out.prompt_logprobs = static_cast<uint32_t>(*fields.prompt_logprobs);
-  return out;
-}
-
 Result<HandoverPart> handover_part(const api::CommonRequest& request, const api::InstanceIdentity& identity) {
   HandoverPart part;
   if (!request.kv_transfer_params || !identity.hands_over) return part;
@@ -183,50 +235,28 @@ Result<HandoverPart> handover_part(const api::CommonRequest& request, const api:
   return part;
 }
 
-void apply_client_limits(const HandoverPart& part, const ServedModel& model, size_t prompt_tokens,
-                         std::optional<int32_t> fallback_max_tokens, engine::SamplingParams& sampling) {
-  if (!part.hold) return;
-  api::SamplingFields fields;
-  if (part.client) {
-    fields.max_tokens = part.client->max_tokens;
-    sampling.min_tokens = static_cast<uint32_t>(std::max(part.client->min_tokens, 0));
-  } else {
-    fallback_max_tokens.reset();
+Result<engine::Request> build_request(const ServedModel& model, const api::CommonRequest& request,
+                                      const HandoverPart& handover, const std::vector<TokenId>& prompt,
+                                      std::optional<int32_t> fallback_max_tokens, const DoorDraws& draws,
+                                      std::string& why_computed) {
+  engine::Request out;
+  out.external_id = request.request_id;
+  out.prompt = prompt;
+  out.sampling = resolve_sampling(model, request.sampling, prompt.size(), fallback_max_tokens, draws.seed);
+  apply_client_limits(handover, model, prompt.size(), fallback_max_tokens, out.sampling);
+  // echo with max_tokens 0 asks for the prompt alone; the engine draws one token, which the door drops.
+  if (request.echo && request.sampling.max_tokens == 0) out.sampling.max_tokens = 1;
+  if (out.sampling.max_tokens == 0) {
+    return fail(Code::kInvalid, "max_tokens: 0, expected at least 1 (0 only with echo)", "max_tokens");
   }
-  const auto room = static_cast<int32_t>(static_cast<size_t>(model.max_model_len) - prompt_tokens);
-  sampling.max_tokens =
-      static_cast<uint32_t>(api::resolve(fields, model.defaults, room, fallback_max_tokens).max_tokens);
-}
-
-std::optional<engine::RemotePrefill> remote_prefill(const api::KvTransferParams& params,
-                                                    const engine::SamplingParams& sampling,
-                                                    const std::vector<TokenId>& prompt, std::string& why) {
-  if (!params.baton || !params.baton->offer) {
-    why = "the peer is not a Baton instance";
-    return std::nullopt;
+  out.priority = request.priority;
+  out.cache_salt = request.cache_salt;
+  if (handover.hold) out.hold = draws.handover;
+  if (handover.remote) {
+    out.remote = remote_prefill(*handover.remote, out.sampling, prompt, why_computed);
+    out.transfer = draws.transfer;
   }
-  const api::Offer& offer = *params.baton->offer;
-  if (params.baton->protocol != api::kHandoverProtocol) {
-    why =
-        fmt::format("hand-over protocol: {} there, {} here", params.baton->protocol, api::kHandoverProtocol);
-    return std::nullopt;
-  }
-  engine::RemotePrefill remote;
-  remote.host = params.remote_host;
-  remote.port = static_cast<uint16_t>(params.remote_port);
-  remote.engine_id = params.remote_engine_id;
-  remote.incarnation = offer.incarnation;
-  remote.handover = offer.handover_id;
-  remote.tokens = static_cast<uint32_t>(offer.num_tokens);
-  remote.prompt_hash = offer.prompt_hash;
-  if (remote.tokens != prompt.size() || remote.prompt_hash != engine::prompt_hash(prompt)) {
-    why = fmt::format(
-        "the offered KV belongs to another prompt: {} tokens with hash {} there, {} with hash {} here",
-        remote.tokens, remote.prompt_hash, prompt.size(), engine::prompt_hash(prompt));
-    return std::nullopt;
-  }
-  remote.first_tokens = usable_first_tokens(offer, sampling, prompt);
-  return remote;
+  return out;
 }
 
 std::string render_held(const engine::HeldEvent& held, const engine::SamplingParams& sampling,

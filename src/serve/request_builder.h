@@ -27,11 +27,6 @@ Result<TokenizedPrompt> tokenize_chat(const ServedModel& model, const api::ChatR
 Result<TokenizedPrompt> tokenize_prompt(const ServedModel& model, const api::Prompt& prompt,
                                         bool add_special_tokens);
 
-// What the client's and the server's wishes come to. `drawn_seed` counts where the client sent none.
-engine::SamplingParams resolve_sampling(const ServedModel& model, const api::SamplingFields& fields,
-                                        size_t prompt_tokens, std::optional<int32_t> fallback_max_tokens,
-                                        uint64_t drawn_seed);
-
 // What the role of this instance does with a request's kv_transfer_params.
 struct HandoverPart {
   bool hold = false;  // P: keep the KV for a peer
@@ -44,16 +39,20 @@ struct HandoverPart {
 // kInvalid when the parameters are malformed. `role` without a part in hand-overs ignores them.
 Result<HandoverPart> handover_part(const api::CommonRequest& request, const api::InstanceIdentity& identity);
 
-// Puts P's part into `sampling`: the first token is drawn under the client's true limits.
-void apply_client_limits(const HandoverPart& part, const ServedModel& model, size_t prompt_tokens,
-                         std::optional<int32_t> fallback_max_tokens, engine::SamplingParams& sampling);
+// Random bits and the moment, drawn at the door.
+struct DoorDraws {
+  uint64_t seed = 0;    // where the client sent none
+  HandoverId handover;  // P's name of what it may hold
+  TransferId transfer;  // D's name of what it may take
+};
 
-// D: where to fetch the KV of `prompt`, or nothing when the parameters name no Baton peer (its KV cannot be
-// read here: the prompt is computed) or another prompt (`why` says which). P's first tokens come along only
-// if they were drawn with exactly `sampling`.
-std::optional<engine::RemotePrefill> remote_prefill(const api::KvTransferParams& params,
-                                                    const engine::SamplingParams& sampling,
-                                                    const std::vector<TokenId>& prompt, std::string& why);
+// The whole way from a parsed request and one tokenised prompt to the engine's request; its id and deadline
+// are the caller's. `why_computed` says why a D that was told of a remote prefill computes the prompt itself;
+// empty otherwise.
+Result<engine::Request> build_request(const ServedModel& model, const api::CommonRequest& request,
+                                      const HandoverPart& handover, const std::vector<TokenId>& prompt,
+                                      std::optional<int32_t> fallback_max_tokens, const DoorDraws& draws,
+                                      std::string& why_computed);
 
 // P: the answer's kv_transfer_params as JSON text.
 struct HeldBy {

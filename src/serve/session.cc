@@ -160,27 +160,15 @@ Result<void> Session::prepare_completion() {
 
 Result<void> Session::add_prompt(TokenizedPrompt prompt, std::optional<int32_t> fallback_max_tokens) {
   const auto tag = static_cast<uint32_t>(prompts_.size());
-  engine::Request request;
-  request.external_id = common_->request_id;
-  request.prompt = prompt.tokens;
-  request.sampling = resolve_sampling(*desk_.model, common_->sampling, prompt.tokens.size(),
-                                      fallback_max_tokens, desk_.seeds());
-  apply_client_limits(handover_, *desk_.model, prompt.tokens.size(), fallback_max_tokens, request.sampling);
-  if (drops_output()) request.sampling.max_tokens = 1;
-  if (request.sampling.max_tokens == 0) {
-    return fail(Code::kInvalid, "max_tokens: 0, expected at least 1 (0 only with echo)", "max_tokens");
-  }
-  request.priority = common_->priority;
-  request.cache_salt = common_->cache_salt;
+  const DoorDraws draws{
+      .seed = desk_.seeds(), .handover = random_id<HandoverId>(), .transfer = random_id<TransferId>()};
+  std::string why_computed;
+  TRY(engine::Request request, build_request(*desk_.model, *common_, handover_, prompt.tokens,
+                                             fallback_max_tokens, draws, why_computed));
   if (desk_.options->request_timeout) request.deadline = desk_.loop->now() + *desk_.options->request_timeout;
-  if (handover_.hold) request.hold = random_id<HandoverId>();
-  if (handover_.remote) {
-    std::string why;
-    request.remote = remote_prefill(*handover_.remote, request.sampling, request.prompt, why);
-    request.transfer = random_id<TransferId>();
-    if (!request.remote) {
-      log_warning("serve", fmt::format("{}: the prompt is computed here: {}", common_->request_id, why));
-    }
+  if (!why_computed.empty()) {
+    log_warning("serve",
+                fmt::format("{}: the prompt is computed here: {}", common_->request_id, why_computed));
   }
   PromptState state;
   state.prompt = std::move(prompt);
@@ -267,6 +255,7 @@ void Session::append_chunk(ChoiceState& choice, ChoiceText::Added added) {
   const bool first = !choice.begun;
   if (first && common_->echo) {
     added.text.insert(0, prompt.prompt.text);
+    if (!prompt.logprobs) choice.sent_bytes = static_cast<int64_t>(prompt.prompt.text.size());
     if (common_->sampling.logprobs && prompt.logprobs) {
       added.logprobs.insert(added.logprobs.begin(), prompt.logprobs->begin(), prompt.logprobs->end());
     }
