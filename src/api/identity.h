@@ -25,16 +25,16 @@ constexpr std::string_view role_name(Role role) {
 }
 
 struct InstanceIdentity {
-  int32_t protocol = 0;  // kHandoverProtocol of its build
-  std::string version;   // of its build
+  int32_t protocol = 0;      // kHandoverProtocol of its build
+  std::string version = {};  // of its build
   Role role = Role::kBoth;
   bool hands_over = false;  // has a --kv-transfer-config
-  Incarnation incarnation;
-  std::string engine_id;
-  std::string fingerprint;    // of the model, hex
-  std::string kv_dtype;       // base/dtype.h names
-  int32_t block_size = 0;     // tokens
-  int32_t max_model_len = 0;  // tokens
+  Incarnation incarnation = {};
+  std::string engine_id = {};
+  std::string fingerprint = {};  // of the model, hex
+  std::string kv_dtype = {};     // base/dtype.h names
+  int32_t block_size = 0;        // tokens
+  int32_t max_model_len = 0;     // tokens
   int32_t tensor_parallel_size = 1;
   int32_t kv_port = 0;  // side channel port of this rank; 0: none
   bool operator==(const InstanceIdentity&) const = default;

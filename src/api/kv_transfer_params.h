@@ -43,58 +43,58 @@ struct DrawnWith {
 // The first token of one choice, as P drew it.
 struct FirstToken {
   TokenId token = 0;
-  DrawnWith drawn_with;
-  std::optional<PositionLogprobs> logprobs;  // texts are empty: D has the vocabulary
+  DrawnWith drawn_with = {};
+  std::optional<PositionLogprobs> logprobs = {};  // texts are empty: D has the vocabulary
   std::optional<FinishReason>
       finish_reason;  // the answer ends with this token under the client's true limits
-  StopReason stop_reason;
+  StopReason stop_reason = {};
   bool operator==(const FirstToken&) const = default;
 };
 
 // From the proxy to P: what the client asked before max_tokens and min_tokens became 1.
 struct ClientLimits {
-  std::optional<int32_t> max_tokens;  // nothing: the client named none
+  std::optional<int32_t> max_tokens = {};  // nothing: the client named none
   int32_t min_tokens = 0;
   bool operator==(const ClientLimits&) const = default;
 };
 
 // From P, through the proxy, to D: the identity of the KV that P holds.
 struct Offer {
-  HandoverId handover_id;
-  Incarnation incarnation;               // of P
-  std::string fingerprint;               // of the model, hex
-  std::string prompt_hash;               // of the prompt's token ids, hex
-  int64_t num_tokens = 0;                // prompt tokens whose KV is ready
-  int32_t block_size = 0;                // tokens
-  Duration lease{0};                     // from P's answer on; milliseconds on the wire
-  std::vector<FirstToken> first_tokens;  // by choice
-  int64_t prompt_tokens = 0;             // P's usage
+  HandoverId handover_id = {};
+  Incarnation incarnation = {};               // of P
+  std::string fingerprint = {};               // of the model, hex
+  std::string prompt_hash = {};               // of the prompt's token ids, hex
+  int64_t num_tokens = 0;                     // prompt tokens whose KV is ready
+  int32_t block_size = 0;                     // tokens
+  Duration lease{0};                          // from P's answer on; milliseconds on the wire
+  std::vector<FirstToken> first_tokens = {};  // by choice
+  int64_t prompt_tokens = 0;                  // P's usage
   int64_t cached_tokens = 0;
   bool operator==(const Offer&) const = default;
 };
 
 struct BatonParams {
   int32_t protocol = kHandoverProtocol;
-  std::optional<ClientLimits> client;
-  std::optional<Offer> offer;
+  std::optional<ClientLimits> client = {};
+  std::optional<Offer> offer = {};
   bool operator==(const BatonParams&) const = default;
 };
 
 struct KvTransferParams {
-  bool do_remote_prefill = false;                      // D: take the KV from remote_*
-  bool do_remote_decode = false;                       // P: keep the KV, somebody will take it
-  std::vector<std::vector<int64_t>> remote_block_ids;  // [group][block]; a flat list is one group
-  std::string remote_engine_id;                        // empty: not given, as everywhere below
-  std::string remote_host;
-  std::string remote_request_id;
+  bool do_remote_prefill = false;                           // D: take the KV from remote_*
+  bool do_remote_decode = false;                            // P: keep the KV, somebody will take it
+  std::vector<std::vector<int64_t>> remote_block_ids = {};  // [group][block]; a flat list is one group
+  std::string remote_engine_id = {};                        // empty: not given, as everywhere below
+  std::string remote_host = {};
+  std::string remote_request_id = {};
   int32_t remote_port = 0;  // side channel of P's rank 0 in its group; 0: not given
-  std::optional<TokenId> last_token_id;
-  std::optional<int32_t> num_prompt_blocks;
-  std::optional<int32_t> remote_ptp_size;  // also accepted as tp_size and remote_tp_size
-  std::optional<int32_t> remote_pcp_size;
-  std::optional<int32_t> remote_dcp_size;
-  std::optional<int32_t> remote_block_size;  // also accepted as a list with one per group: its first
-  std::optional<BatonParams> baton;          // nothing: the peer is not a Baton instance
+  std::optional<TokenId> last_token_id = {};
+  std::optional<int32_t> num_prompt_blocks = {};
+  std::optional<int32_t> remote_ptp_size = {};  // also accepted as tp_size and remote_tp_size
+  std::optional<int32_t> remote_pcp_size = {};
+  std::optional<int32_t> remote_dcp_size = {};
+  std::optional<int32_t> remote_block_size = {};  // also accepted as a list with one per group: its first
+  std::optional<BatonParams> baton = {};          // nothing: the peer is not a Baton instance
 
   bool operator==(const KvTransferParams&) const = default;
 };

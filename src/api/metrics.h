@@ -61,7 +61,7 @@ inline constexpr std::string_view kMetricsContentType = "text/plain; version=0.0
 
 // One engine instance. Owned by the io thread of `baton serve`.
 struct ServeMetrics {
-  std::string model_name;
+  std::string model_name = {};
   int32_t engine = 0;  // data-parallel rank
 
   int64_t requests_running = 0;
@@ -70,9 +70,9 @@ struct ServeMetrics {
   uint64_t preemptions = 0;
   uint64_t prompt_tokens = 0;
   uint64_t generation_tokens = 0;
-  uint64_t prefix_cache_queries = 0;                      // tokens
-  uint64_t prefix_cache_hits = 0;                         // tokens
-  std::map<std::string, uint64_t, std::less<>> finished;  // by finish reason: stop, length, abort, error
+  uint64_t prefix_cache_queries = 0;                           // tokens
+  uint64_t prefix_cache_hits = 0;                              // tokens
+  std::map<std::string, uint64_t, std::less<>> finished = {};  // by finish reason: stop, length, abort, error
 
   Histogram time_to_first_token_s{first_token_buckets_s()};
   Histogram inter_token_latency_s{inter_token_buckets_s()};
@@ -112,7 +112,7 @@ struct ProxyMetrics {
     uint64_t requests = 0;
     uint64_t failures = 0;
   };
-  std::vector<Instance> instances;
+  std::vector<Instance> instances = {};
   int64_t requests_in_flight = 0;
   int64_t requests_waiting = 0;
   std::map<std::string, uint64_t, std::less<>>

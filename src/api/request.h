@@ -42,26 +42,26 @@ struct LogitBias {
 // What the client says about drawing tokens. Nothing means "not said": the server's default counts
 // (resolve()).
 struct SamplingFields {
-  std::optional<float> temperature;         // [0, kTemperatureMax]; 0 is greedy
-  std::optional<float> top_p;               // (0, 1]
-  std::optional<int32_t> top_k;             // -1 and 0 mean "all"
-  std::optional<float> min_p;               // [0, 1]
-  std::optional<float> repetition_penalty;  // (0, kRepetitionPenaltyMax]
-  float presence_penalty = 0;               // +-kPenaltyBound
-  float frequency_penalty = 0;              // +-kPenaltyBound
-  std::vector<LogitBias> logit_bias;        // ascending token, no two the same
-  std::optional<int64_t> seed;
-  int32_t n = 1;                  // [1, kChoicesPerPromptMax]
-  std::vector<std::string> stop;  // none empty
-  std::vector<TokenId> stop_token_ids;
+  std::optional<float> temperature = {};         // [0, kTemperatureMax]; 0 is greedy
+  std::optional<float> top_p = {};               // (0, 1]
+  std::optional<int32_t> top_k = {};             // -1 and 0 mean "all"
+  std::optional<float> min_p = {};               // [0, 1]
+  std::optional<float> repetition_penalty = {};  // (0, kRepetitionPenaltyMax]
+  float presence_penalty = 0;                    // +-kPenaltyBound
+  float frequency_penalty = 0;                   // +-kPenaltyBound
+  std::vector<LogitBias> logit_bias = {};        // ascending token, no two the same
+  std::optional<int64_t> seed = {};
+  int32_t n = 1;                       // [1, kChoicesPerPromptMax]
+  std::vector<std::string> stop = {};  // none empty
+  std::vector<TokenId> stop_token_ids = {};
   bool include_stop_str_in_output = false;
   bool ignore_eos = false;
   bool skip_special_tokens = true;
   bool spaces_between_special_tokens = true;
   int32_t min_tokens = 0;
-  std::optional<int32_t> max_tokens;       // max_completion_tokens, else max_tokens; 0 only with echo
-  std::optional<int32_t> logprobs;         // how many beside the chosen token; 0: only the chosen one
-  std::optional<int32_t> prompt_logprobs;  // the same for each prompt position but the first
+  std::optional<int32_t> max_tokens;            // max_completion_tokens, else max_tokens; 0 only with echo
+  std::optional<int32_t> logprobs = {};         // how many beside the chosen token; 0: only the chosen one
+  std::optional<int32_t> prompt_logprobs = {};  // the same for each prompt position but the first
 
   bool operator==(const SamplingFields&) const = default;
 };
@@ -69,8 +69,8 @@ struct SamplingFields {
 // generation_config.json as server defaults, and the cap on answers that it may name.
 struct SamplingDefaults {
   std::optional<float> temperature, top_p, min_p, repetition_penalty;
-  std::optional<int32_t> top_k;
-  std::optional<int32_t> max_new_tokens;
+  std::optional<int32_t> top_k = {};
+  std::optional<int32_t> max_new_tokens = {};
 };
 
 // Every value decided: the client's, else the server's, else vLLM's neutral ones.
@@ -90,39 +90,39 @@ Sampling resolve(const SamplingFields& fields, const SamplingDefaults& defaults,
 
 // What both kinds of completion share.
 struct CommonRequest {
-  std::string model;  // empty: not given
-  SamplingFields sampling;
+  std::string model = {};  // empty: not given
+  SamplingFields sampling = {};
   bool stream = false;
   bool include_usage = false;           // stream_options.include_usage: a last chunk with the usage
   bool continuous_usage_stats = false;  // stream_options.continuous_usage_stats: usage in every chunk
   bool return_token_ids = false;
   bool return_tokens_as_token_ids = false;  // logprobs name tokens "token_id:N"
   bool echo = false;
-  std::string cache_salt;  // empty: none
-  int32_t priority = 0;    // lower is served first
-  std::string user;
-  std::string request_id;                         // empty: the server draws one
+  std::string cache_salt = {};  // empty: none
+  int32_t priority = 0;         // lower is served first
+  std::string user = {};
+  std::string request_id = {};                    // empty: the server draws one
   std::optional<json::value> kv_transfer_params;  // object or list, as it came; see api/kv_transfer_params.h
-  std::vector<std::string> unknown_fields;        // at most kUnknownFieldsMax
+  std::vector<std::string> unknown_fields = {};   // at most kUnknownFieldsMax
 };
 
 // A prompt as text or as token ids.
 using Prompt = std::variant<std::string, std::vector<TokenId>>;
 
 struct CompletionRequest : CommonRequest {
-  std::vector<Prompt> prompts;     // at least one; several only when the client sent a list
-  bool add_special_tokens = true;  // of text prompts
+  std::vector<Prompt> prompts = {};  // at least one; several only when the client sent a list
+  bool add_special_tokens = true;    // of text prompts
 };
 
 struct ChatRequest : CommonRequest {
-  json::array messages;  // objects with a string `role`; content is a string, null or parts of type text
-  std::optional<json::array> tools;  // for the template; present and non-empty, or nothing
-  bool tool_choice_none = false;     // tool_choice "none" (also when there are no tools)
+  json::array messages = {};  // objects with a string `role`; content is a string, null or parts of type text
+  std::optional<json::array> tools = {};  // for the template; present and non-empty, or nothing
+  bool tool_choice_none = false;          // tool_choice "none" (also when there are no tools)
   bool add_generation_prompt = true;
   bool continue_final_message = false;
   bool add_special_tokens = false;
-  json::object chat_template_kwargs;
-  std::string chat_template;  // empty: the model's own
+  json::object chat_template_kwargs = {};
+  std::string chat_template = {};  // empty: the model's own
 };
 
 Result<CompletionRequest> parse_completion_request(std::string_view body, const RequestLimits& limits);
@@ -134,8 +134,8 @@ void normalise_messages(json::array& messages);
 
 // POST /tokenize: a prompt, or the messages of a chat.
 struct TokenizeRequest {
-  std::string model;
-  std::variant<std::string, ChatRequest> input;
+  std::string model = {};
+  std::variant<std::string, ChatRequest> input = {};
   bool add_special_tokens = true;
   bool return_token_strs = false;
 };
@@ -143,8 +143,8 @@ Result<TokenizeRequest> parse_tokenize_request(std::string_view body, const Requ
 
 // POST /detokenize: {"model", "tokens": [ids]}.
 struct DetokenizeRequest {
-  std::string model;
-  std::vector<TokenId> tokens;
+  std::string model = {};
+  std::vector<TokenId> tokens = {};
 };
 Result<DetokenizeRequest> parse_detokenize_request(std::string_view body, const RequestLimits& limits);
 

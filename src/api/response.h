@@ -19,23 +19,23 @@ namespace baton::api {
 struct Usage {
   int64_t prompt_tokens = 0;
   int64_t completion_tokens = 0;
-  std::optional<int64_t> cached_tokens;  // prompt_tokens_details.cached_tokens
+  std::optional<int64_t> cached_tokens = {};  // prompt_tokens_details.cached_tokens
 };
 
 // One token of the vocabulary at one position.
 struct Candidate {
   TokenId token = 0;
-  std::string text;   // its bytes; may be part of a character
-  float logprob = 0;  // natural logarithm; below -9999 is shown as -9999 (as vLLM)
-  int32_t rank = 0;   // 1 is the most probable
+  std::string text = {};  // its bytes; may be part of a character
+  float logprob = 0;      // natural logarithm; below -9999 is shown as -9999 (as vLLM)
+  int32_t rank = 0;       // 1 is the most probable
   bool operator==(const Candidate&) const = default;
 };
 
 // A position of prompt or answer. `known` is false at a prompt's first position, where there is no
 // distribution.
 struct PositionLogprobs {
-  Candidate chosen;
-  std::vector<Candidate> top;  // best first; as many as were asked for
+  Candidate chosen = {};
+  std::vector<Candidate> top = {};  // best first; as many as were asked for
   bool known = true;
   bool operator==(const PositionLogprobs&) const = default;
 };
@@ -62,20 +62,20 @@ using StopReason = std::variant<std::monostate, TokenId, std::string>;
 // One choice of a whole answer.
 struct Choice {
   int32_t index = 0;
-  std::string text;  // with echo: the prompt, then the answer
+  std::string text = {};  // with echo: the prompt, then the answer
   FinishReason finish_reason = FinishReason::kStop;
-  StopReason stop_reason;
-  std::optional<std::vector<PositionLogprobs>> logprobs;  // with echo: prompt positions first
-  std::optional<std::vector<PositionLogprobs>> prompt_logprobs;
-  std::optional<std::vector<TokenId>> prompt_token_ids;  // return_token_ids
-  std::optional<std::vector<TokenId>> token_ids;         // return_token_ids
+  StopReason stop_reason = {};
+  std::optional<std::vector<PositionLogprobs>> logprobs = {};  // with echo: prompt positions first
+  std::optional<std::vector<PositionLogprobs>> prompt_logprobs = {};
+  std::optional<std::vector<TokenId>> prompt_token_ids = {};  // return_token_ids
+  std::optional<std::vector<TokenId>> token_ids = {};         // return_token_ids
 };
 
 // What one answer or stream keeps from beginning to end.
 struct ResponseHead {
-  std::string id;              // completion_id() or chat_id()
+  std::string id = {};         // completion_id() or chat_id()
   int64_t created_s = 0;       // Unix time
-  std::string model;           // the first served name
+  std::string model = {};      // the first served name
   bool tokens_as_ids = false;  // return_tokens_as_token_ids
 };
 
@@ -91,9 +91,9 @@ std::string render_chat(const ResponseHead& head, std::span<const Choice> choice
 // What one step adds to one choice of a stream. Views live for the call.
 struct Delta {
   int32_t index = 0;
-  std::string_view text;
-  std::optional<FinishReason> finish_reason;
-  StopReason stop_reason;
+  std::string_view text = {};
+  std::optional<FinishReason> finish_reason = {};
+  StopReason stop_reason = {};
   const std::vector<PositionLogprobs>* logprobs = nullptr;  // null: not asked for
   int64_t text_offset = 0;                                  // bytes of this choice sent before (completions)
   const std::vector<TokenId>* token_ids = nullptr;          // return_token_ids
@@ -130,8 +130,8 @@ std::string render_error(const Error& error, int status);
 int http_status(Code code);
 
 struct ModelCard {
-  std::string id;
-  std::string root;  // the path of the checkpoint
+  std::string id = {};
+  std::string root = {};  // the path of the checkpoint
   int64_t created_s = 0;
   int32_t max_model_len = 0;
 };
