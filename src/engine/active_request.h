@@ -63,6 +63,7 @@ struct ActiveRequest {
   Time since;  // of the stage
   std::optional<Time> first_scheduled;
   std::optional<Time> landing_sent;
+  std::optional<Time> landed_at;
   std::optional<Time> prompt_done;
   std::optional<Time> first_token;
   RequestTimings timings;

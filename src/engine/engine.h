@@ -12,6 +12,8 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <variant>
@@ -51,7 +53,8 @@ struct EngineConfig {
   uint32_t model_tokens_max = 0;  // --max-model-len; 0: the model's. Cut to what model and arena can hold
   bool prefix_cache = true;
   LandingFailure landing_failure = LandingFailure::kRecompute;
-  transfer::HandoverConfig handover;  // leases, deadlines, this instance's incarnation
+  transfer::HandoverConfig handover;                 // leases, deadlines, this instance's incarnation
+  Duration landing_max = std::chrono::seconds(120);  // D: from Submit until the KV must be here
 
   bool operator==(const EngineConfig&) const = default;
 };
@@ -71,6 +74,12 @@ struct Surroundings {
 };
 
 inline constexpr uint32_t kInterruptsMax = 4;
+
+// What a step did that its inbox does not tell: recorded, and repeated in a replay.
+struct PassMark {
+  std::optional<uint32_t> interrupted_after;  // the layer after which the pass ended early
+  Duration took{0};
+};
 
 // One line of /debug/requests.
 struct RequestSnapshot {
@@ -115,3 +124,90 @@ class Engine {
 
   // Empty if blocks, index and requests agree, else what is wrong. For tests; looks at everything.
   std::string find_inconsistency() const;
+
+ private:
+  friend class Recorder;  // starts its record anew from an idle engine
+
+  struct Drawn;
+  struct LogitRow;
+  struct BatchRows {
+    std::vector<TokenId> tokens;
+    std::vector<model::SequenceRows> sequences;
+    std::vector<uint32_t> logit_rows;
+  };
+
+  // inbox
+  void take(Submit& item);
+  void take(Abort& item);
+  void take(StopChoice& item);
+  void take(ReleaseHeld& item);
+  void take(ResetPrefixCache& item);
+  void take(Drain& item);
+  void take(transfer::MoverEvent& item);
+  void expire();
+
+  // pass
+  std::vector<LogitRow> fill_batch(const Plan& plan, BatchRows& batch) const;
+  void run(const Plan& plan);
+  void read_row(const PlannedRows& rows, const LogitRow& row, std::span<const float> logits, Drawn& result);
+  void commit(const Plan& plan, std::vector<Drawn>& drawn);
+
+  // requests
+  Result<void> accept(const Request& request);
+  void queue(Request request);
+  ActiveRequest* find(RequestId id);
+  void end_prompt(ActiveRequest& request);
+  void give_first_tokens(ActiveRequest& request, std::vector<DrawnToken> tokens);
+  void append(ActiveRequest& request, Sequence& sequence, DrawnToken& drawn);
+  void close(ActiveRequest& request, Sequence& sequence, FinishReason reason);
+  void end_if_done(ActiveRequest& request);
+  void fail_request(ActiveRequest& request, Error error, bool suspect_blocks = false);
+  void forget(const ActiveRequest& request);
+  void count_finished(const ActiveRequest& request, FinishReason reason);
+
+  // hand-over (engine/handover.cc)
+  void hold(ActiveRequest& request, kv::BlockTable kept, std::vector<DrawnToken> tokens);
+  void expect_landing(ActiveRequest& request);
+  void refuse_landing(const Request& request);
+  void land(ActiveRequest& request);
+  void landed(ActiveRequest& request);
+  bool has_usable_first_tokens(const Request& request) const;
+  void landing_failed(ActiveRequest& request, const Error& error);
+  void abandon_landing(ActiveRequest& request);
+  bool collect_transfers();  // true if a request or block changed
+
+  void update_gauges();
+  // As new but for statistics. CHECKs is_idle().
+  void reset_idle();
+
+  EngineConfig config_;
+  model::LanguageModel& model_;
+  Surroundings surroundings_;
+  uint32_t model_tokens_max_;
+  kv::PagedCache cache_;
+  Scheduler scheduler_;
+  Sampler sampler_;
+  transfer::Source source_;
+  transfer::Target target_;
+
+  ActiveRequests requests_;
+  std::unordered_map<uint64_t, Rank> ranks_;      // RequestId → where it is; never iterated
+  std::map<HandoverId, Time> held_;               // P: since when
+  std::map<TransferId, RequestId> landings_;      // D: of living requests, from Submit to the outcome
+  std::map<TransferId, kv::BlockTable> parting_;  // D: of ended ones; a peer may still store into these
+  uint64_t next_arrival_ = 0;
+  bool draining_ = false;
+  bool has_work_ = false;
+  uint32_t interrupts_in_row_ = 0;
+  Time now_{Duration::min()};  // of this step
+  Time after_;                 // its end: now_ and what the pass took
+  PassMark pass_;
+  Outbox out_;
+  EngineStats stats_;
+};
+
+// kInvalid names what does not fit: batch budget below seats, block sizes, an arena that cannot hold a
+// request of two tokens.
+Result<void> check_config(const EngineConfig& config, const model::ModelInfo& info, const kv::KvArena& arena);
+
+}  // namespace baton::engine

@@ -51,6 +51,7 @@ struct EngineStats {
   uint64_t handovers_released = 0;  // aborted or expired on P
   uint64_t handovers_landed = 0;
   uint64_t handovers_failed = 0;
+  uint64_t handover_bytes = 0;  // landed here
 
   StatHistogram first_token_s{first_token_edges_s()};
   StatHistogram inter_token_s{inter_token_edges_s()};
