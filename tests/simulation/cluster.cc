@@ -1,0 +1,249 @@
+#include "tests/simulation/cluster.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "api/kv_transfer_params.h"
+#include "api/request.h"
+#include "api/response.h"
+#include "base/check.h"
+
+namespace baton::simulation {
+namespace {
+
+constexpr Duration kTick = std::chrono::milliseconds(1);
+
+serve::ServedModel served_model(const InstanceOptions& options, const model::ModelInfo& info,
+                                const std::string& tokenizer_dir) {
+  auto tokenizer = text::Tokenizer::load(tokenizer_dir);
+  CHECK(tokenizer.has_value(), "{}", tokenizer.error().message);
+  serve::ServedModel served(std::move(*tokenizer));
+  served.names = {"m"};
+  served.vocab_size = static_cast<int32_t>(info.vocab_size);
+  served.max_model_len = static_cast<int32_t>(info.max_position);
+  served.eos_token_ids = {static_cast<TokenId>(info.vocab_size / 2)};
+  served.identity = {.protocol = api::kHandoverProtocol,
+                     .version = "test",
+                     .role = options.role.value_or(api::Role::kBoth),
+                     .hands_over = options.role.has_value(),
+                     .incarnation = options.engine.handover.incarnation,
+                     .engine_id = options.name,
+                     .fingerprint = info.fingerprint,
+                     .kv_dtype = std::string(dtype_name(info.kv_layout.dtype)),
+                     .block_size = static_cast<int32_t>(info.kv_layout.block_tokens),
+                     .max_model_len = served.max_model_len,
+                     .tensor_parallel_size = 1,
+                     .kv_port = 0};
+  return served;
+}
+
+}  // namespace
+
+uint16_t Instance::next_port_ = 1000;
+
+Instance::Instance(InstanceOptions options, std::unique_ptr<model::LanguageModel> model,
+                   const std::string& tokenizer_dir, transfer::fake::FakeNetwork& network)
+    : options_(std::move(options)),
+      port_(next_port_++),
+      served_(served_model(options_, model->info(), tokenizer_dir)),
+      model_(std::move(model)) {
+  const model::ModelInfo& info = model_->info();
+  auto arena =
+      kv::KvArena::create(info.kv_layout, options_.arena_blocks, options_.engine.handover.incarnation);
+  CHECK(arena.has_value(), "{}", arena.error().message);
+  arena_ = std::move(*arena);
+  const transfer::Identity identity{.engine_id = options_.name,
+                                    .incarnation = options_.engine.handover.incarnation,
+                                    .fingerprint = info.fingerprint,
+                                    .layout = info.kv_layout,
+                                    .boot_id = "test",
+                                    .max_model_len = info.max_position};
+  mover_ = network.join("sim", port_, identity, *arena_);
+  engine_ = std::make_unique<engine::Engine>(options_.engine, *model_, *arena_);
+  served_.max_model_len = static_cast<int32_t>(engine_->model_tokens_max());
+  served_.identity.max_model_len = served_.max_model_len;
+}
+
+void Instance::submit(const std::string& body, Done done) {
+  const auto refuse = [&](const Error& error) {
+    done(Outcome{.choices = {}, .prompt_logprobs = {}, .error = error}, {});
+  };
+  const auto parsed = api::parse_completion_request(body, {.vocab_size = served_.vocab_size});
+  if (!parsed) return refuse(parsed.error());
+  const auto handover = serve::handover_part(*parsed, served_.identity);
+  if (!handover) return refuse(handover.error());
+  const auto prompt = serve::tokenize_prompt(served_, parsed->prompts.front(), true);
+  if (!prompt) return refuse(prompt.error());
+  serve::DoorDraws draws;
+  draws.seed = draws_++;
+  draws.handover = random_id<HandoverId>();
+  draws.transfer = random_id<TransferId>();
+  std::string why;
+  auto request = serve::build_request(served_, *parsed, *handover, prompt->tokens,
+                                      api::kCompletionTokensDefault, draws, why);
+  if (!request) return refuse(request.error());
+  CHECK(why.empty(), "{}", why);
+  const uint64_t id = next_request_++;
+  request->id = RequestId{id};
+  Open open{.done = std::move(done),
+            .outcome = {},
+            .params = {},
+            .sampling = request->sampling,
+            .prompt_tokens = static_cast<uint32_t>(request->prompt.size())};
+  open.outcome.choices.resize(request->sampling.n);
+  open_.emplace(id, std::move(open));
+  inbox_.push_back(engine::Submit{std::move(*request)});
+}
+
+bool Instance::turn(Time now) {
+  for (auto& event : mover_->poll(Duration{0})) inbox_.push_back(std::move(event));
+  if (inbox_.empty() && !engine_->has_work() && engine_->next_deadline() > now) return false;
+  engine::Outbox outbox = engine_->step(std::exchange(inbox_, {}), now);
+  for (auto& command : outbox.commands) mover_->execute(std::move(command));
+  for (const auto& answer : outbox.answers) take(answer);
+  return true;
+}
+
+void Instance::take(const engine::Answer& answer) {
+  const uint64_t id = std::visit([](const auto& event) { return value(event.request); }, answer);
+  const auto found = open_.find(id);
+  CHECK(found != open_.end(), "an answer of a request that has ended");
+  Open& open = found->second;
+  if (const auto* event = std::get_if<engine::PromptEvent>(&answer)) {
+    open.cached_tokens = event->cached_tokens;
+    open.outcome.prompt_logprobs = event->prompt_logprobs;
+    open.outcome.recomputed = event->recomputed;
+  }
+  if (const auto* event = std::get_if<engine::TokensEvent>(&answer)) {
+    auto& tokens = open.outcome.choices.at(event->choice);
+    tokens.insert(tokens.end(), event->tokens.begin(), event->tokens.end());
+  }
+  if (const auto* event = std::get_if<engine::HeldEvent>(&answer)) {
+    open.params = serve::render_held(
+        *event, open.sampling, {.host = "sim", .port = port_, .identity = &served_.identity},
+        {.prompt_tokens = open.prompt_tokens, .cached_tokens = open.cached_tokens});
+  }
+  if (const auto* event = std::get_if<engine::FailedEvent>(&answer)) open.outcome.error = event->error;
+  if (std::holds_alternative<engine::FinishedEvent>(answer) || open.outcome.error) {
+    Open ended = std::move(open);
+    open_.erase(found);
+    ended.done(std::move(ended.outcome), std::move(ended.params));
+  }
+}
+
+Cluster::Cluster(ModelFactory models, std::string tokenizer_dir, transfer::fake::FakeNetworkConfig network)
+    : models_(std::move(models)), tokenizer_dir_(std::move(tokenizer_dir)), network_(network) {}
+
+void Cluster::add(InstanceOptions options) {
+  const auto index = static_cast<uint32_t>(instances_.size());
+  if (!options.engine.handover.incarnation) options.engine.handover.incarnation = random_id<Incarnation>();
+  const auto role = options.role;
+  instances_.push_back(
+      std::make_unique<Instance>(std::move(options), models_(index), tokenizer_dir_, network_));
+  if (!role) return;
+  const auto side = *role == api::Role::kPrefill ? router::Side::kPrefill : router::Side::kDecode;
+  const auto id = registry_.add(side, "sim", instances_.back()->port(), now_);
+  registry_.on_probe_ok(id, instances_.back()->identity(), now_);
+  by_id_[static_cast<uint32_t>(id)] = index;
+}
+
+Instance& Cluster::by_id(router::InstanceId id) { return *instances_[by_id_.at(static_cast<uint32_t>(id))]; }
+
+void Cluster::send(std::string body, Time at) {
+  waiting_.push_back({at, std::move(body), outcomes_.size()});
+  outcomes_.emplace_back();
+  ++unfinished_;
+}
+
+void Cluster::begin(const std::string& body, size_t index) {
+  auto client = router::read_client_body(router::Route::kCompletions, body);
+  CHECK(client.has_value(), "{}", client.error().message);
+  auto flight = std::make_shared<Flight>();
+  flight->body = body;
+  flight->index = index;
+  // The flow keeps views into the body.
+  client = router::read_client_body(router::Route::kCompletions, flight->body);
+  flight->flow = std::make_unique<router::PullFlow>(registry_, router::FlowLimits{.attempts = 50},
+                                                    std::move(*client), fmt::format("r{}", index), 7);
+  carry_out(flight, flight->flow->start());
+}
+
+void Cluster::carry_out(const std::shared_ptr<Flight>& flight, router::Step step) {
+  if (const auto* ask = std::get_if<router::AskPrefill>(&step)) {
+    by_id(ask->instance).submit(ask->body, [this, flight](Outcome outcome, std::string params) {
+      if (outcome.error) {
+        const int status = api::http_status(outcome.error->code);
+        carry_out(flight, flight->flow->on_prefill(
+                              router::UpstreamAnswer{status, api::render_error(*outcome.error)}, now_));
+        return;
+      }
+      flight->prefill = std::move(outcome);
+      const std::string body = fmt::format(R"({{"choices":[],"usage":{{}},"kv_transfer_params":{}}})",
+                                           params.empty() ? "null" : params);
+      carry_out(flight, flight->flow->on_prefill(router::UpstreamAnswer{200, body}, now_));
+    });
+  } else if (const auto* decode = std::get_if<router::AskDecode>(&step)) {
+    by_id(decode->instance).submit(decode->body, [this, flight](Outcome outcome, const std::string&) {
+      const int status = outcome.error ? api::http_status(outcome.error->code) : 200;
+      const std::string body = outcome.error ? api::render_error(*outcome.error) : R"({"choices":[]})";
+      // What only P has is merged in by the flow; here it is merged as values.
+      outcome.prompt_logprobs = flight->prefill.prompt_logprobs;
+      if (status == 200) outcomes_[flight->index] = std::move(outcome);
+      carry_out(flight, flight->flow->on_decode_whole(router::UpstreamAnswer{status, body}, now_));
+    });
+  } else if (const auto* pause = std::get_if<router::Pause>(&step)) {
+    timers_.emplace_back(now_ + pause->duration,
+                         [this, flight] { carry_out(flight, flight->flow->on_pause_done()); });
+  } else {
+    const auto& reply = std::get<router::Reply>(step);
+    Outcome& outcome = outcomes_[flight->index];
+    if (reply.status != 200) {
+      outcome = {.choices = {}, .prompt_logprobs = {}, .error = Error{Code::kUnavailable, reply.body}};
+    } else if (outcome.choices.empty()) {
+      outcome = std::move(flight->prefill);  // the answer ended with its first token
+    }
+    --unfinished_;
+  }
+}
+
+void Cluster::run() {
+  const Time limit = now_ + std::chrono::hours(1);
+  for (uint64_t round = 0;; ++round) {
+    network_.set_now(now_);
+    for (Waiting& waiting : waiting_) {
+      if (waiting.at <= now_) begin(waiting.body, waiting.index);
+    }
+    std::erase_if(waiting_, [&](const Waiting& w) { return w.at <= now_; });
+    auto timers = std::exchange(timers_, {});
+    for (auto& [at, task] : timers) {
+      if (at <= now_) {
+        task();
+      } else {
+        timers_.emplace_back(at, std::move(task));
+      }
+    }
+    bool idle = unfinished_ == 0;
+    for (auto& instance : instances_) {
+      instance->turn(now_);
+      idle = idle && instance->engine().is_idle();
+    }
+    if (on_round) on_round(round);
+    if (idle && waiting_.empty()) return;
+    now_ = now_ + kTick;
+    CHECK(now_ < limit, "{} requests hang, {} instances", unfinished_, instances_.size());
+  }
+}
+
+Outcome answer_alone(Instance& instance, const std::string& body, Time& now) {
+  std::optional<Outcome> outcome;
+  instance.submit(body, [&](Outcome result, const std::string&) { outcome = std::move(result); });
+  for (int i = 0; !outcome && i < 100000; ++i) {
+    instance.turn(now);
+    now = now + kTick;
+  }
+  CHECK(outcome.has_value(), "alone and no answer");
+  return *outcome;
+}
+
+}  // namespace baton::simulation

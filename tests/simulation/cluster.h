@@ -1,0 +1,143 @@
+// A whole deployment in one process and one thread: shipped engines, hand-over machines, request building and
+// proxy flow over real models; only the network and the clock are fake. A request goes through it as a JSON
+// body, as a client would send it, and comes out as drawn tokens with their log-probabilities.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+#include "kernels/cpu.h"
+#include "kv/arena.h"
+#include "model/language_model.h"
+#include "router/pull_flow.h"
+#include "router/registry.h"
+#include "serve/request_builder.h"
+#include "serve/served_model.h"
+#include "transfer/fake/fake_network.h"
+
+namespace baton::simulation {
+
+// What a client got.
+struct Outcome {
+  std::vector<std::vector<engine::DrawnToken>> choices;  // [n]
+  std::vector<std::optional<engine::PositionLogprobs>> prompt_logprobs;
+  std::optional<Error> error;
+  bool recomputed = false;  // D computed the prompt because the hand-over failed
+
+  bool same_answer(const Outcome& other) const {
+    return choices == other.choices && prompt_logprobs == other.prompt_logprobs && error == other.error;
+  }
+};
+
+// How one instance is made. Nothing of it may show in an answer.
+struct InstanceOptions {
+  std::string name;
+  std::optional<api::Role> role;  // nothing: alone
+  uint32_t arena_blocks = 256;
+  engine::EngineConfig engine;
+};
+
+// Makes the model of an instance; each has its own.
+using ModelFactory = std::function<std::unique_ptr<model::LanguageModel>(uint32_t instance)>;
+
+class Instance {
+ public:
+  Instance(InstanceOptions options, std::unique_ptr<model::LanguageModel> model,
+           const std::string& tokenizer_dir, transfer::fake::FakeNetwork& network);
+
+  // Begins one request; `done` gets its outcome and, from P, the kv_transfer_params for D (else empty).
+  using Done = std::function<void(Outcome, std::string kv_transfer_params)>;
+  void submit(const std::string& body, Done done);
+
+  // One turn: events of the mover, a step if there is something to do. False if nothing happened.
+  bool turn(Time now);
+
+  const api::InstanceIdentity& identity() const { return served_.identity; }
+  engine::Engine& engine() { return *engine_; }
+  uint16_t port() const { return port_; }
+
+ private:
+  struct Open {
+    Done done;
+    Outcome outcome;
+    std::string params;
+    engine::SamplingParams sampling;
+    uint32_t prompt_tokens = 0;
+    uint32_t cached_tokens = 0;
+  };
+  void take(const engine::Answer& answer);
+  void finish(uint64_t id);
+
+  static uint16_t next_port_;
+  InstanceOptions options_;
+  uint16_t port_;
+  serve::ServedModel served_;
+  std::unique_ptr<model::LanguageModel> model_;
+  std::unique_ptr<kv::KvArena> arena_;
+  std::unique_ptr<transfer::fake::FakeMover> mover_;
+  std::unique_ptr<engine::Engine> engine_;
+  std::vector<engine::Inbox> inbox_;
+  std::map<uint64_t, Open> open_;
+  uint64_t next_request_ = 1;
+  uint64_t draws_ = 1;  // ids; unique over all instances of a process is all that matters
+};
+
+// 2P + 2D and the proxy's flow, or whatever was added.
+class Cluster {
+ public:
+  Cluster(ModelFactory models, std::string tokenizer_dir, transfer::fake::FakeNetworkConfig network);
+
+  void add(InstanceOptions options);
+  // Sends `body` (of /v1/completions) through the proxy's flow at `at`; its outcome is outcomes()[i] for the
+  // i-th.
+  void send(std::string body, Time at);
+  // Runs until every request has its outcome and every instance is idle, or CHECKs after an hour of its
+  // clock.
+  void run();
+
+  const std::vector<Outcome>& outcomes() const { return outcomes_; }
+  Instance& instance(size_t i) { return *instances_[i]; }
+  size_t size() const { return instances_.size(); }
+  transfer::fake::FakeNetwork& network() { return network_; }
+  // Called after each round of turns, with the number of rounds so far: cuts connections and the like.
+  std::function<void(uint64_t round)> on_round;
+
+ private:
+  struct Flight {
+    std::unique_ptr<router::PullFlow> flow;
+    std::string body;
+    size_t index = 0;
+    Outcome prefill;  // what P drew
+  };
+  void begin(const std::string& body, size_t index);
+  void carry_out(const std::shared_ptr<Flight>& flight, router::Step step);
+  Instance& by_id(router::InstanceId id);
+
+  ModelFactory models_;
+  std::string tokenizer_dir_;
+  Time now_{std::chrono::seconds(1)};
+  transfer::fake::FakeNetwork network_;
+  router::Registry registry_;
+  std::vector<std::unique_ptr<Instance>> instances_;
+  std::map<uint32_t, size_t> by_id_;
+  struct Waiting {
+    Time at;
+    std::string body;
+    size_t index = 0;
+  };
+  std::vector<Waiting> waiting_;
+  std::vector<Outcome> outcomes_;
+  size_t unfinished_ = 0;
+  std::vector<std::pair<Time, std::function<void()>>> timers_;
+};
+
+// The outcome of `body` from one instance alone, whose clock stands at `now` and goes on.
+Outcome answer_alone(Instance& instance, const std::string& body, Time& now);
+
+}  // namespace baton::simulation
