@@ -75,7 +75,7 @@ class Session {
         watch_(std::make_shared<Watch>(hub.loop)),
         started_(hub.loop.now()),
         flow_(hub.registry, {.attempts = hub.options.attempts, .retry_delay = hub.options.retry_delay},
-              std::move(client), std::move(id), hub.seeds()) {
+              std::move(client), std::move(id), hub.seeds() >> 1) {  // instances read a signed number
     hub_.watches.insert(watch_.get());
     ++hub_.metrics.requests_in_flight;
   }
