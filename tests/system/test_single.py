@@ -123,7 +123,7 @@ class SingleInstance(unittest.TestCase):
             (dict(max_tokens=-5), 400, ["max_tokens", "-5"]),
             (dict(stop=["x"] * 17), 400, ["stop", "16"]),
             (dict(logprobs=21), 400, ["logprobs", "21", "20"]),
-            (dict(prompt=[999999]), 400, ["999999", "4096"]),
+            (dict(prompt=[999999]), 400, ["999999", "4095"]),
             (dict(prompt=[]), 400, ["prompt"]),
             (dict(prompt="word " * 9000), 400, ["8192"]),
             (dict(model="gpt-4"), 404, ["gpt-4", "test"]),
