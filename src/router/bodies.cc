@@ -209,6 +209,17 @@ Result<PrefillAnswer> read_prefill_answer(std::string body) {
 }
 
 std::string merge_whole(const ClientBody& client, const PrefillAnswer& p, std::string d_body) {
+  if (!client.wants_prompt_logprobs) {
+    // Everything but the usage keeps its bytes: numbers never go through a float.
+    auto members = api::ObjectBytes::parse(d_body, kAnswerBytesMax);
+    auto usage = members ? api::parse_json_object(members->find("usage").value_or("")) : json::object();
+    if (!members || !usage) return d_body;
+    json::object holder{{"usage", *usage}};
+    set_cached_tokens(holder, p.cached_tokens);
+    members->set("usage", json::serialize(holder.at("usage")));
+    members->remove("kv_transfer_params");
+    return members->str();
+  }
   auto answer = api::parse_json_object(d_body, kAnswerBytesMax);
   if (!answer) return d_body;
   set_cached_tokens(*answer, p.cached_tokens);
