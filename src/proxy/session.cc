@@ -141,6 +141,7 @@ http::Awaitable<router::Step> Session::prefill(router::AskPrefill ask) {
   http::ClientRequest request = upstream(ask.instance, std::move(ask.body), hub_.options.prefill_timeout);
   auto answer = co_await hub_.client.request(std::move(request));
   hub_.metrics.prefill_time_s.observe(seconds(hub_.loop.now() - begin));
+  if (writer_.hung_up()) co_return router::Pause{};  // not P's failure; run() ends
   if (!answer) co_return flow_.on_prefill(Failure(failure(answer.error())), hub_.loop.now());
   router::UpstreamAnswer upstream{answer->status, std::move(answer->body)};
   co_return flow_.on_prefill(std::move(upstream), hub_.loop.now());
@@ -149,6 +150,7 @@ http::Awaitable<router::Step> Session::prefill(router::AskPrefill ask) {
 http::Awaitable<router::Step> Session::decode(router::AskDecode ask) {
   http::ClientRequest request = upstream(ask.instance, std::move(ask.body), hub_.options.first_byte_timeout);
   auto stream = co_await hub_.client.open(std::move(request));
+  if (writer_.hung_up()) co_return router::Pause{};
   if (!stream) co_return flow_.on_decode_whole(Failure(failure(stream.error())), hub_.loop.now());
   if (flow_.relays(stream->status())) {
     stream_.emplace(std::move(*stream));
@@ -161,6 +163,7 @@ http::Awaitable<router::Step> Session::decode(router::AskDecode ask) {
 http::Awaitable<router::Step> Session::read_whole(http::ResponseStream stream) {
   const int status = stream.status();
   auto body = co_await stream.read_all(kAnswerBytesMax);
+  if (writer_.hung_up()) co_return router::Pause{};
   if (!body) co_return flow_.on_decode_whole(Failure(failure(body.error())), hub_.loop.now());
   router::UpstreamAnswer upstream{status, std::move(*body)};
   co_return flow_.on_decode_whole(std::move(upstream), hub_.loop.now());
