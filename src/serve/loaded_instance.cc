@@ -26,6 +26,17 @@ constexpr uint32_t kLogitRowsMax = 64;
 constexpr uint32_t kSeqsDefault = 128;          // vLLM's default on CPUs
 constexpr uint32_t kBatchTokensDefault = 2048;  // the same
 
+// A step has room for every answer in progress: the default of one limit yields to the other, given one.
+uint32_t batch_tokens(const options::ServeOptions& options) {
+  const auto seqs = static_cast<uint32_t>(options.max_num_seqs.value_or(0));
+  if (options.max_num_batched_tokens) return static_cast<uint32_t>(*options.max_num_batched_tokens);
+  return std::max(kBatchTokensDefault, seqs);
+}
+uint32_t seqs_max(const options::ServeOptions& options) {
+  if (options.max_num_seqs) return static_cast<uint32_t>(*options.max_num_seqs);
+  return std::min(kSeqsDefault, batch_tokens(options));
+}
+
 std::string_view isa_flag(options::CpuIsa isa) {
   switch (isa) {
     case options::CpuIsa::kAuto:
@@ -94,7 +105,7 @@ Result<std::unique_ptr<LoadedInstance>> LoadedInstance::load(
   TRY_DO(instance->make_arena(options));
   instance->make_served_model(options);
   TRY_DO(instance->start_transfer(options));
-  instance->start_engine(options, std::move(deliver));
+  TRY_DO(instance->start_engine(options, std::move(deliver)));
   instance->verify_fingerprint_later();
   return instance;
 }
@@ -145,7 +156,7 @@ Result<void> LoadedInstance::load_model(const options::ServeOptions& options) {
   const model::DecoderOptions decoder{
       .dtype = dtype,
       .block_tokens = static_cast<uint32_t>(options.block_size),
-      .batch_rows_max = static_cast<uint32_t>(options.max_num_batched_tokens.value_or(kBatchTokensDefault)),
+      .batch_rows_max = batch_tokens(options),
       .logit_rows_max = kLogitRowsMax,
       .max_model_len = options.max_model_len ? static_cast<uint32_t>(*options.max_model_len) : 0};
   TRY(auto loaded, model::load_decoder(checkpoint_, *cpu_, decoder));
@@ -164,7 +175,7 @@ Result<void> LoadedInstance::make_arena(const options::ServeOptions& options) {
   const kv::SizingInput sizing{.layout = info.kv_layout,
                                .available_bytes = available_memory_bytes(),
                                .memory_fraction = options.gpu_memory_utilization,
-                               .seqs_max = static_cast<uint32_t>(options.max_num_seqs.value_or(kSeqsDefault)),
+                               .seqs_max = seqs_max(options),
                                .model_tokens_max = info.max_position,
                                .cache_bytes = options.kv_cache_memory_bytes,
                                .blocks = std::nullopt};
@@ -264,11 +275,10 @@ Result<void> LoadedInstance::start_transfer(const options::ServeOptions& options
   return {};
 }
 
-void LoadedInstance::start_engine(const options::ServeOptions& options,
-                                  std::function<void(std::vector<engine::Answer>)> deliver) {
-  const auto seqs = static_cast<uint32_t>(options.max_num_seqs.value_or(kSeqsDefault));
+Result<void> LoadedInstance::start_engine(const options::ServeOptions& options,
+                                          std::function<void(std::vector<engine::Answer>)> deliver) {
   engine::EngineConfig config;
-  config.limits = {.seqs_max = seqs,
+  config.limits = {.seqs_max = seqs_max(options),
                    .batch_tokens_max = language_model_->batch_rows_max(),
                    .step_max = std::chrono::duration_cast<Duration>(
                        std::chrono::duration<double, std::milli>(options.step_ms_max)),
@@ -282,6 +292,7 @@ void LoadedInstance::start_engine(const options::ServeOptions& options,
       options.recompute_on_load_failure ? engine::LandingFailure::kRecompute : engine::LandingFailure::kFail;
   config.handover.incarnation = incarnation_;
   config.handover.lease = options.kv_lease;
+  TRY_DO(engine::check_config(config, language_model_->info(), *arena_));
   recorder_ = std::make_unique<engine::Recorder>(std::filesystem::temp_directory_path().string());
   on_check_failed([recorder = recorder_.get()] {
     if (const auto path = recorder->write_file()) log_error("serve", fmt::format("flight record: {}", *path));
@@ -301,15 +312,19 @@ void LoadedInstance::start_engine(const options::ServeOptions& options,
                                 }};
   engine_thread_ = std::make_unique<EngineThread>(*engine_, *recorder_, beacon_, std::move(outlets));
   engine_for_events_ = engine_thread_.get();
+  return {};
 }
 
 // Faults weights and KV in and runs one short prefill and one decode step, before anybody owns a block.
 void LoadedInstance::warm_up() {
   arena_->touch_all();
-  const std::array<TokenId, 16> tokens{};
+  const std::array<TokenId, 16> prompt{};
+  const auto tokens =
+      std::span(prompt).first(std::min<size_t>(prompt.size(), language_model_->batch_rows_max()));
   const std::array<BlockId, 2> blocks{BlockId{0}, BlockId{1}};
-  const uint32_t last = 15;
-  const model::SequenceRows prefill{.rows = 16, .first_position = 0, .blocks = blocks};
+  const auto rows = static_cast<uint32_t>(tokens.size());
+  const uint32_t last = rows - 1;
+  const model::SequenceRows prefill{.rows = rows, .first_position = 0, .blocks = blocks};
   const auto go_on = [](uint32_t) { return true; };
   language_model_->forward(
       {.tokens = tokens, .sequences = std::span(&prefill, 1), .logit_rows = std::span(&last, 1)}, *arena_,
@@ -318,10 +333,9 @@ void LoadedInstance::warm_up() {
   if (arena_->blocks() < 2) return;
   const uint32_t first = 0;
   const model::SequenceRows decode{.rows = 1, .first_position = 16, .blocks = blocks};
-  language_model_->forward({.tokens = std::span(tokens).first(1),
-                            .sequences = std::span(&decode, 1),
-                            .logit_rows = std::span(&first, 1)},
-                           *arena_, go_on);
+  language_model_->forward(
+      {.tokens = tokens.first(1), .sequences = std::span(&decode, 1), .logit_rows = std::span(&first, 1)},
+      *arena_, go_on);
 }
 
 void LoadedInstance::verify_fingerprint_later() {

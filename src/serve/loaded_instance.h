@@ -43,8 +43,8 @@ class LoadedInstance {
   Result<void> make_arena(const options::ServeOptions& options);
   void make_served_model(const options::ServeOptions& options);
   Result<void> start_transfer(const options::ServeOptions& options);
-  void start_engine(const options::ServeOptions& options,
-                    std::function<void(std::vector<engine::Answer>)> deliver);
+  Result<void> start_engine(const options::ServeOptions& options,
+                            std::function<void(std::vector<engine::Answer>)> deliver);
   void warm_up();
   void verify_fingerprint_later();
 
