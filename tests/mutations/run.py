@@ -21,7 +21,7 @@ SOURCE, BUILD = WORK / "src", WORK / "build"
 COPIED = ["CMakeLists.txt", "CMakePresets.json", "ARCHITECTURE.md", "cmake", "src", "tests/CMakeLists.txt", "tests/simulation", "tests/traces",
           "tools"]
 LINKED = ["models", "tests/golden"]
-TEST_SECONDS_MAX = 120  # a mutant may hang; that is noticed too
+TEST_SECONDS_MAX = 60  # a mutant may hang; that is noticed too
 JOBS = "2"
 
 
