@@ -40,7 +40,7 @@ class Reader {
   explicit Reader(std::span<const std::byte> in) : in_(in) {}
   void bytes(void* data, size_t count) {
     if (count > in_.size()) return fail();
-    std::memcpy(data, in_.data(), count);
+    if (count != 0) std::memcpy(data, in_.data(), count);
     in_ = in_.subspan(count);
   }
   std::span<const std::byte> take(size_t count) {

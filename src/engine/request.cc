@@ -15,7 +15,10 @@ namespace {
 // Hashes values one after the other, each as its little-endian bytes; lists begin with their length.
 class Digest {
  public:
-  explicit Digest(uint64_t seed) { XXH3_64bits_reset_withSeed(&state_, seed); }
+  explicit Digest(uint64_t seed) {
+    XXH3_INITSTATE(&state_);  // a seeded reset compares with the seed before
+    XXH3_64bits_reset_withSeed(&state_, seed);
+  }
 
   template <class T>
     requires std::is_arithmetic_v<T>

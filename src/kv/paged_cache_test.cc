@@ -90,6 +90,18 @@ TEST(PrefixIndex, TheTokensDecideEvenIfAllHashesAreEqual) {
   }
 }
 
+TEST(PrefixIndex, TheHashOfABlockIsAFunctionOfItsArguments) {
+  const auto tokens = tokens_of(16);
+  const PrefixHash first = xxh3_prefix_hash({1, 2}, tokens);
+  for (uint64_t other = 0; other < 100; ++other) {
+    // What other hashes left on the stack must not matter.
+    static_cast<void>(xxh3_prefix_hash({other, other * 3}, tokens));
+    EXPECT_EQ(xxh3_prefix_hash({1, 2}, tokens), first);
+  }
+  EXPECT_NE(xxh3_prefix_hash({1, 3}, tokens), first);
+  EXPECT_NE(xxh3_prefix_hash({2, 2}, tokens), first);
+}
+
 TEST(PrefixIndex, AChainWithoutItsFirstBlockIsFoundNoMore) {
   PrefixIndex index(8, 16);
   const auto tokens = tokens_of(48);

@@ -14,6 +14,7 @@ PrefixHash xxh3_prefix_hash(PrefixHash parent, std::span<const TokenId> tokens) 
   // The high word of the parent goes in as the seed, the low word in front of the tokens, so all 128 bits of
   // the chain take part.
   XXH3_state_t state;
+  XXH3_INITSTATE(&state);  // a seeded reset compares with the seed before
   XXH3_128bits_reset_withSeed(&state, parent.high);
   XXH3_128bits_update(&state, &parent.low, sizeof(parent.low));
   XXH3_128bits_update(&state, tokens.data(), tokens.size_bytes());
