@@ -31,7 +31,7 @@ SHAPE = "qwen3-0.6b"
 CORES = sorted(os.sched_getaffinity(0))
 THREADS = min(2, len(CORES))
 DISTURBED_CORES = 0.08
-CALM_WAIT_S = 20
+CALM_S = 1.5  # this long nobody else may use the cores before a job begins
 RETRY_UNTIL_S = 200  # no second try of a disturbed job after this: the whole run stays below six minutes
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
@@ -117,11 +117,11 @@ class Watch:
         return max(0.0, (busy_cores_s() - self.busy - (own_cores_s() - self.own)) / taken)
 
 
-def wait_for_calm() -> None:
-    deadline = time.monotonic() + CALM_WAIT_S
+def wait_for_calm(at_most_s: float) -> None:
+    deadline = time.monotonic() + at_most_s
     while time.monotonic() < deadline:
         watch = Watch()
-        time.sleep(0.5)
+        time.sleep(CALM_S)
         if watch.others() <= DISTURBED_CORES:
             return
 
@@ -587,14 +587,14 @@ JOBS = {"gemv": job_gemv, "gemm": job_gemm, "decode": job_decode, "prefill": job
 SERVED = ("decode", "prefill", "busy")  # share one instance
 
 
-def measure(name: str, run: Run, begin: float) -> list[Row]:
+def measure(name: str, run: Run, begin: float, calm_wait_s: float) -> list[Row]:
     """The job's rows: of its second try if the first one was disturbed and the second less."""
     rows: list[Row] = []
     others = float("inf")
     for attempt in range(2):
         if name not in SERVED:
             run.end_serve()
-        wait_for_calm()
+        wait_for_calm(calm_wait_s)
         watch = Watch()
         tried = JOBS[name](run)
         seen = watch.others()
@@ -624,6 +624,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="of " + ", ".join(JOBS) + "; default: all")
     parser.add_argument("--build", default=str(ROOT / "build/release"), help="folder of a release build")
     parser.add_argument("--json", default=str(ROOT / "build/bench.json"), help="where the numbers go")
+    parser.add_argument("--calm-wait", type=float, default=20, metavar="SECONDS", help="how long a job may wait for calm before it begins anyway (default 20)")
     args = parser.parse_args()
     for name in args.names:
         if name not in JOBS:
@@ -638,7 +639,7 @@ def main() -> None:
     try:
         for name in args.names or JOBS:
             print(f"bench: {name} …", file=sys.stderr, flush=True)
-            rows += measure(name, run, begin)
+            rows += measure(name, run, begin, args.calm_wait)
     finally:
         stop_all()
     print(f"\n{cpu_model()}, {len(CORES)} cores, {THREADS} threads; {commit()}; {time.monotonic() - begin:.0f} s\n")
