@@ -23,6 +23,10 @@ namespace baton::api {
 
 inline constexpr int32_t kHandoverProtocol = 1;
 
+// A header of D's answer: the KV that the request's parameters offer was not fetched, the peer still keeps
+// it.
+inline constexpr std::string_view kKvUnusedHeader = "X-Baton-Kv-Unused";
+
 // The parameters that one token was drawn with. D takes P's token only if these equal its own.
 struct DrawnWith {
   float temperature = 1;

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "api/json.h"
+#include "api/kv_transfer_params.h"
 #include "api/response.h"
 #include "base/ids.h"
 #include "base/log.h"
@@ -152,6 +153,7 @@ http::Awaitable<router::Step> Session::decode(router::AskDecode ask) {
   auto stream = co_await hub_.client.open(std::move(request));
   if (writer_.hung_up()) co_return router::Pause{};
   if (!stream) co_return flow_.on_decode_whole(Failure(failure(stream.error())), hub_.loop.now());
+  if (stream->headers().get(api::kKvUnusedHeader)) flow_.on_kv_unused();
   if (flow_.relays(stream->status())) {
     stream_.emplace(std::move(*stream));
     co_return flow_.on_decode_head();

@@ -50,10 +50,6 @@ json::object* member_object(json::object& object, std::string_view key) {
   json::value* found = object.if_contains(key);
   return found == nullptr ? nullptr : found->if_object();
 }
-json::array* member_array(json::object& object, std::string_view key) {
-  json::value* found = object.if_contains(key);
-  return found == nullptr ? nullptr : found->if_array();
-}
 
 int64_t member_integer(const json::object& object, std::string_view key) {
   const json::value* found = object.if_contains(key);
@@ -96,39 +92,118 @@ std::string changed(const api::ObjectBytes& members, const Changes& changes) {
   return out;
 }
 
-constexpr std::array<std::string_view, 4> kLogprobLists = {"tokens", "token_logprobs", "top_logprobs",
-                                                           "text_offset"};
+constexpr std::array<std::string_view, 4> kLogprobLists = {"text_offset", "token_logprobs", "tokens",
+                                                           "top_logprobs"};
 
-// The prompt's part of the completions logprobs that P computed for echo.
-json::object prompt_part(const PrefillAnswer& p) {
-  auto parsed = api::parse_json_object(p.body);
-  if (!parsed) return {};
-  json::array* choices = member_array(*parsed, "choices");
-  if (choices == nullptr || choices->empty() || !choices->front().is_object()) return {};
-  json::object* logprobs = member_object(choices->front().get_object(), "logprobs");
-  if (logprobs == nullptr) return {};
-  for (const std::string_view key : kLogprobLists) {
-    json::array* list = member_array(*logprobs, key);
-    if (list != nullptr && list->size() > static_cast<size_t>(p.prompt_tokens)) {
-      list->resize(static_cast<size_t>(p.prompt_tokens));
+// The elements of a JSON array as they were written; nothing if it is none. Balance was checked by
+// ObjectBytes.
+std::vector<std::string_view> elements(std::string_view array) {
+  std::vector<std::string_view> out;
+  if (array.size() < 2 || array.front() != '[' || array.back() != ']') return out;
+  const std::string_view inside = array.substr(1, array.size() - 2);
+  if (inside.find_first_not_of(" \t\r\n") == std::string_view::npos) return out;
+  size_t begin = 0;
+  int depth = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < inside.size(); ++i) {
+    const char c = inside[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      if (c == '"') in_string = false;
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '[' || c == '{') {
+      ++depth;
+    } else if (c == ']' || c == '}') {
+      --depth;
+    } else if (c == ',' && depth == 0) {
+      out.push_back(inside.substr(begin, i - begin));
+      begin = i + 1;
     }
   }
-  return std::move(*logprobs);
+  out.push_back(inside.substr(begin));
+  return out;
 }
 
-void put_prompt_first(json::object& choice, const json::object& prompt) {
-  json::object* logprobs = member_object(choice, "logprobs");
-  if (logprobs == nullptr) {
-    choice["logprobs"] = prompt;
-    return;
+template <typename Texts>
+std::string array_of(const Texts& texts) {
+  return fmt::format("[{}]", fmt::join(texts, ","));
+}
+
+int64_t integer(std::string_view raw) {
+  int64_t value = 0;
+  std::from_chars(raw.data(), raw.data() + raw.size(), value);
+  return value;
+}
+
+// P's answer's first choice.
+std::optional<api::ObjectBytes> first_choice(const api::ObjectBytes& answer) {
+  const auto choices = elements(answer.find("choices").value_or(""));
+  if (choices.empty()) return std::nullopt;
+  auto choice = api::ObjectBytes::parse(choices.front(), kAnswerBytesMax);
+  if (!choice) return std::nullopt;
+  return std::move(*choice);
+}
+
+// The prompt's part of the completions logprobs that P computed for echo.
+PromptLogprobs prompt_part(const PrefillAnswer& p) {
+  PromptLogprobs out;
+  const auto answer = api::ObjectBytes::parse(p.body, kAnswerBytesMax);
+  if (!answer) return out;
+  const auto choice = first_choice(*answer);
+  if (!choice) return out;
+  const auto logprobs = api::ObjectBytes::parse(choice->find("logprobs").value_or(""), kAnswerBytesMax);
+  if (!logprobs) return out;
+  for (size_t i = 0; i < kLogprobLists.size(); ++i) {
+    const auto list = elements(logprobs->find(kLogprobLists[i]).value_or(""));
+    const size_t kept = std::min(list.size(), static_cast<size_t>(std::max<int64_t>(p.prompt_tokens, 0)));
+    out.lists[i].assign(list.begin(), list.begin() + static_cast<ptrdiff_t>(kept));
+    // P's first token stands where the answer begins.
+    if (i == 0 && kept < list.size()) out.end_offset = integer(list[kept]);
   }
-  for (const std::string_view key : kLogprobLists) {
-    const json::value* front = prompt.if_contains(key);
-    json::array* list = member_array(*logprobs, key);
-    if (front != nullptr && front->is_array() && list != nullptr) {
-      list->insert(list->begin(), front->get_array().begin(), front->get_array().end());
+  return out;
+}
+
+// D's offsets count from where its own part begins; the client's from the beginning of the prompt.
+std::vector<std::string> shifted(const std::vector<std::string_view>& offsets, int64_t begin) {
+  std::vector<std::string> out;
+  for (const std::string_view offset : offsets)
+    out.push_back(std::to_string(integer(offset) - integer(offsets.front()) + begin));
+  return out;
+}
+
+// P speaks for the prompt, also when D computed it too and has it in front: a list that begins with a prompt
+// begins with a null.
+bool put_prompt_first(api::ObjectBytes& choice, const PromptLogprobs& prompt) {
+  const size_t prompt_tokens = prompt.lists[1].size();
+  if (prompt_tokens == 0) return false;
+  auto logprobs = api::ObjectBytes::parse(choice.find("logprobs").value_or(""), kAnswerBytesMax);
+  if (!logprobs) logprobs = api::ObjectBytes();
+  const auto known = elements(logprobs->find("token_logprobs").value_or(""));
+  const bool has_prompt = known.size() >= prompt_tokens && known.front() == "null";
+  for (size_t i = 0; i < kLogprobLists.size(); ++i) {
+    auto own = elements(logprobs->find(kLogprobLists[i]).value_or(""));
+    if (has_prompt)
+      own.erase(own.begin(), own.begin() + static_cast<ptrdiff_t>(std::min(prompt_tokens, own.size())));
+    std::vector<std::string> joined = prompt.lists[i];
+    if (i == 0 && prompt.end_offset >= 0) {
+      const auto moved = shifted(own, prompt.end_offset);
+      joined.insert(joined.end(), moved.begin(), moved.end());
+    } else {
+      joined.insert(joined.end(), own.begin(), own.end());
     }
+    logprobs->set(kLogprobLists[i], array_of(joined));
   }
+  choice.set("logprobs", logprobs->str());
+  return true;
+}
+
+void set_cached_tokens(api::ObjectBytes& answer, int64_t cached) {
+  auto usage = api::parse_json_object(answer.find("usage").value_or(""));
+  if (!usage) return;
+  json::object holder{{"usage", *usage}};
+  set_cached_tokens(holder, cached);
+  answer.set("usage", json::serialize(holder.at("usage")));
 }
 
 }  // namespace
@@ -209,108 +284,107 @@ Result<PrefillAnswer> read_prefill_answer(std::string body) {
 }
 
 std::string merge_whole(const ClientBody& client, const PrefillAnswer& p, std::string d_body) {
-  if (!client.wants_prompt_logprobs) {
-    // Everything but the usage keeps its bytes: numbers never go through a float.
-    auto members = api::ObjectBytes::parse(d_body, kAnswerBytesMax);
-    auto usage = members ? api::parse_json_object(members->find("usage").value_or("")) : json::object();
-    if (!members || !usage) return d_body;
-    json::object holder{{"usage", *usage}};
-    set_cached_tokens(holder, p.cached_tokens);
-    members->set("usage", json::serialize(holder.at("usage")));
-    members->remove("kv_transfer_params");
-    return members->str();
-  }
-  auto answer = api::parse_json_object(d_body, kAnswerBytesMax);
+  // Everything but the usage keeps its bytes: numbers never go through a float.
+  auto answer = api::ObjectBytes::parse(d_body, kAnswerBytesMax);
   if (!answer) return d_body;
   set_cached_tokens(*answer, p.cached_tokens);
-  if (client.wants_prompt_logprobs) {
-    const json::object prompt = prompt_part(p);
-    auto p_answer = api::parse_json_object(p.body, kAnswerBytesMax);
-    json::array* p_choices = p_answer ? member_array(*p_answer, "choices") : nullptr;
-    json::array* choices = member_array(*answer, "choices");
-    for (size_t i = 0; choices != nullptr && i < choices->size(); ++i) {
-      json::object* choice = (*choices)[i].if_object();
-      if (choice == nullptr) continue;
-      if (client.route == Route::kCompletions && !prompt.empty() && client.merges_echo)
-        put_prompt_first(*choice, prompt);
-      if (p_choices == nullptr || p_choices->empty() || !p_choices->front().is_object()) continue;
-      const json::value* positions = p_choices->front().get_object().if_contains("prompt_logprobs");
-      if (positions != nullptr && !positions->is_null()) (*choice)["prompt_logprobs"] = *positions;
-    }
-    const json::value* positions = p_answer ? p_answer->if_contains("prompt_logprobs") : nullptr;
-    if (positions != nullptr && !positions->is_null()) (*answer)["prompt_logprobs"] = *positions;
+  answer->remove("kv_transfer_params");
+  if (!client.wants_prompt_logprobs) return answer->str();
+  const auto p_answer = api::ObjectBytes::parse(p.body, kAnswerBytesMax);
+  const auto p_choice = p_answer ? first_choice(*p_answer) : std::nullopt;
+  const auto asked = [](const api::ObjectBytes& from) {
+    const std::string_view raw = from.find("prompt_logprobs").value_or("");
+    return is_null(raw) ? std::string() : std::string(raw);
+  };
+  const std::string of_choice = p_choice ? asked(*p_choice) : "";
+  const std::string of_answer = p_answer ? asked(*p_answer) : "";
+  const PromptLogprobs prompt = client.merges_echo ? prompt_part(p) : PromptLogprobs();
+  std::vector<std::string> choices;
+  for (const std::string_view raw : elements(answer->find("choices").value_or(""))) {
+    auto choice = api::ObjectBytes::parse(raw, kAnswerBytesMax);
+    if (!choice) return d_body;
+    if (client.merges_echo) put_prompt_first(*choice, prompt);
+    if (!of_choice.empty()) choice->set("prompt_logprobs", of_choice);
+    choices.push_back(choice->str());
   }
-  answer->erase("kv_transfer_params");
-  return json::serialize(*answer);
+  if (!choices.empty()) answer->set("choices", array_of(choices));
+  if (!of_answer.empty()) answer->set("prompt_logprobs", of_answer);
+  return answer->str();
 }
 
 EventMerger::EventMerger(const ClientBody& client, const PrefillAnswer& p)
-    : merges_logprobs_(client.merges_echo && client.route == Route::kCompletions),
-      cached_tokens_(p.cached_tokens) {
+    : merges_logprobs_(client.merges_echo), cached_tokens_(p.cached_tokens) {
   if (merges_logprobs_) prompt_logprobs_ = prompt_part(p);
 }
 
 std::optional<std::string> EventMerger::merge(std::string_view data) {
   const bool has_usage = data.find("\"cached_tokens\"") != std::string_view::npos;
   if (!has_usage && !merges_logprobs_) return std::nullopt;
-  auto event = api::parse_json_object(data);
+  auto event = api::ObjectBytes::parse(data, kAnswerBytesMax);
   if (!event) return std::nullopt;
-  bool changes = has_usage;
   if (has_usage) set_cached_tokens(*event, cached_tokens_);
-  json::array* choices = merges_logprobs_ ? member_array(*event, "choices") : nullptr;
-  for (size_t i = 0; choices != nullptr && i < choices->size(); ++i) {
-    json::object* choice = (*choices)[i].if_object();
-    if (choice == nullptr) continue;
-    const auto index = static_cast<size_t>(member_integer(*choice, "index"));
-    if (index >= api::kChoicesMax) continue;
-    if (begun_.size() <= index) begun_.resize(index + 1, false);
-    if (begun_[index]) continue;
-    begun_[index] = true;
-    put_prompt_first(*choice, prompt_logprobs_);
-    changes = true;
+  bool merged = false;
+  std::vector<std::string> choices;
+  if (merges_logprobs_) {
+    for (const std::string_view raw : elements(event->find("choices").value_or(""))) {
+      auto choice = api::ObjectBytes::parse(raw, kAnswerBytesMax);
+      if (!choice) return std::nullopt;
+      merged = merge_choice(*choice) || merged;
+      choices.push_back(choice->str());
+    }
   }
-  if (!changes) return std::nullopt;
-  return json::serialize(*event);
+  if (merged) event->set("choices", array_of(choices));
+  if (!merged && !has_usage) return std::nullopt;
+  return event->str();
+}
+
+bool EventMerger::merge_choice(api::ObjectBytes& choice) {
+  const auto index = static_cast<size_t>(std::max(read_count(choice, "index").value_or(0), 0));
+  if (index >= api::kChoicesMax) return false;
+  if (begun_.size() <= index) begun_.resize(index + 1, false);
+  if (begun_[index]) return false;
+  begun_[index] = true;
+  return put_prompt_first(choice, prompt_logprobs_);
 }
 
 std::string as_stream(const ClientBody& client, const PrefillAnswer& p) {
-  auto answer = api::parse_json_object(p.body, kAnswerBytesMax);
-  if (!answer) return "data: [DONE]\n\n";
+  constexpr std::string_view kDone = "data: [DONE]\n\n";
+  auto answer = api::ObjectBytes::parse(p.body, kAnswerBytesMax);
+  if (!answer) return std::string(kDone);
+  const std::string usage(answer->find("usage").value_or("null"));
+  const std::string whole_choices(answer->find("choices").value_or("[]"));
+  answer->remove("usage");
+  answer->remove("kv_transfer_params");
+  answer->remove("prompt_logprobs");
+  const bool chat = client.route == Route::kChat;
+  if (chat) answer->set("object", R"("chat.completion.chunk")");
   std::string out;
-  const auto event = [&out](const json::object& data) { out += "data: " + json::serialize(data) + "\n\n"; };
-  const json::value usage = answer->contains("usage") ? answer->at("usage") : json::value();
-  answer->erase("usage");
-  answer->erase("kv_transfer_params");
-  json::value choices = answer->contains("choices") ? answer->at("choices") : json::value(json::array());
-  if (client.route == Route::kChat) {
-    (*answer)["object"] = "chat.completion.chunk";
-    for (json::value& choice : choices.as_array()) {
-      json::object& fields = choice.as_object();
-      const json::value message =
-          fields.contains("message") ? fields.at("message") : json::value(json::object());
-      fields.erase("message");
-      json::object role = *answer;
-      role["choices"] = {{{"index", fields["index"]},
-                          {"delta", {{"role", "assistant"}, {"content", ""}}},
-                          {"finish_reason", nullptr}}};
-      event(role);
-      fields["delta"] = {{"content", message.is_object() && message.get_object().contains("content")
-                                         ? message.get_object().at("content")
-                                         : json::value("")}};
+  const auto event = [&](std::string choices) {
+    answer->set("choices", std::move(choices));
+    out += "data: " + answer->str() + "\n\n";
+  };
+  std::vector<std::string> chunks;
+  for (const std::string_view raw : elements(whole_choices)) {
+    auto choice = api::ObjectBytes::parse(raw, kAnswerBytesMax);
+    if (!choice) return std::string(kDone);
+    if (chat) {
+      const auto message = api::ObjectBytes::parse(choice->find("message").value_or(""), kAnswerBytesMax);
+      const std::string content(message ? message->find("content").value_or("\"\"") : "\"\"");
+      choice->remove("message");
+      choice->set("delta", R"({"content":)" + content + "}");
+      event(
+          fmt::format(R"([{{"index":{},"delta":{{"role":"assistant","content":""}},"finish_reason":null}}])",
+                      choice->find("index").value_or("0")));
     }
+    choice->remove("prompt_logprobs");  // streams have none
+    chunks.push_back(choice->str());
   }
-  for (const json::value& choice : choices.as_array()) {
-    json::object chunk = *answer;
-    chunk["choices"] = json::array{choice};
-    event(chunk);
-  }
+  for (const std::string& chunk : chunks) event("[" + chunk + "]");
   if (client.include_usage) {
-    json::object last = *answer;
-    last["choices"] = json::array();
-    last["usage"] = usage;
-    event(last);
+    answer->set("usage", usage);
+    event("[]");
   }
-  return out + "data: [DONE]\n\n";
+  return out.append(kDone);
 }
 
 }  // namespace baton::router

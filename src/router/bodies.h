@@ -3,6 +3,7 @@
 // Members that are not touched keep the bytes they were written in.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -59,6 +60,13 @@ Result<PrefillAnswer> read_prefill_answer(std::string body);
 // D's whole answer with P's prompt_logprobs and cached_tokens.
 std::string merge_whole(const ClientBody& client, const PrefillAnswer& p, std::string d_body);
 
+// The prompt's part of completions logprobs, as P wrote it: text_offset, token_logprobs, tokens,
+// top_logprobs.
+struct PromptLogprobs {
+  std::array<std::vector<std::string>, 4> lists;
+  int64_t end_offset = -1;  // bytes: where the answer begins; -1 when P does not say
+};
+
 // Puts P's part into D's stream: the prompt's logprobs in front of each choice's first, and P's
 // cached_tokens.
 class EventMerger {
@@ -68,10 +76,12 @@ class EventMerger {
   std::optional<std::string> merge(std::string_view data);
 
  private:
+  bool merge_choice(api::ObjectBytes& choice);
+
   bool merges_logprobs_;
   int64_t cached_tokens_;
-  api::json::object prompt_logprobs_;  // P's completions logprobs, prompt positions only
-  std::vector<bool> begun_;            // by choice
+  PromptLogprobs prompt_logprobs_;
+  std::vector<bool> begun_;  // by choice
 };
 
 // P's whole answer as the events of a stream (the answer ended with its first token, D is not needed), [DONE]

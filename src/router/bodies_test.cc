@@ -111,6 +111,36 @@ TEST(Bodies, EventsAreTouchedOnlyWherePsPartBelongs) {
   EXPECT_FALSE(echo.merge(R"({"choices":[{"index":0,"text":"y","logprobs":{"tokens":["y"]}}]})"));
 }
 
+TEST(Bodies, LogprobsKeepEveryDigitAndOffsetsGoOnAfterThePrompt) {
+  const auto client = text(R"({"prompt":"ab","echo":true,"logprobs":1})");
+  const auto p = *read_prefill_answer(
+      R"({"choices":[{"index":0,"logprobs":{"tokens":["a","b\"],","c"],)"
+      R"("token_logprobs":[null,-26.607765197753906,-9],"top_logprobs":[null,{},{}],"text_offset":[0,1,5]}}],"usage":{"prompt_tokens":2}})");
+  constexpr std::string_view kFromD =
+      R"({"choices":[{"index":0,"logprobs":{"tokens":["c"],"token_logprobs":[-1.0150337219238281],)"
+      R"("top_logprobs":[{}],"text_offset":[0]}}],"usage":{"prompt_tokens":2}})";
+  EventMerger events(client, p);
+  for (const std::string& merged : {merge_whole(client, p, std::string(kFromD)), *events.merge(kFromD)}) {
+    EXPECT_NE(merged.find(R"([null,-26.607765197753906,-1.0150337219238281])"), std::string::npos) << merged;
+    EXPECT_NE(merged.find(R"("text_offset":[0,1,5])"), std::string::npos) << merged;
+    EXPECT_NE(merged.find(R"("tokens":["a","b\"],","c"])"), std::string::npos) << merged;
+  }
+}
+
+TEST(Bodies, PSpeaksForAPromptThatDComputedToo) {
+  const auto client = text(R"({"prompt":"ab","echo":true,"logprobs":1})");
+  constexpr std::string_view kFromD =
+      R"({"choices":[{"index":0,"logprobs":{"tokens":["a","b","c"],"token_logprobs":[null,null,-7],)"
+      R"("top_logprobs":[null,null,{}],"text_offset":[0,1,2]}}],"usage":{"prompt_tokens":2}})";
+  EventMerger events(client, p_answer());
+  for (const std::string& merged :
+       {merge_whole(client, p_answer(), std::string(kFromD)), *events.merge(kFromD)}) {
+    EXPECT_NE(merged.find(R"("tokens":["a","b","c"])"), std::string::npos) << merged;
+    EXPECT_NE(merged.find(R"("token_logprobs":[null,-1,-7])"), std::string::npos) << merged;
+    EXPECT_NE(merged.find(R"("text_offset":[0,1,2])"), std::string::npos) << merged;
+  }
+}
+
 TEST(Bodies, AnAnswerThatEndedOnPBecomesAStream) {
   const auto p = *read_prefill_answer(
       R"({"id":"chatcmpl-1","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant",)"

@@ -134,8 +134,7 @@ void PullFlow::abandon_held() {
   kv_taken_ = true;
   Cleanup cleanup{.instance = p_.instance(), .ids = {}, .decode_body = {}};
   if (is_baton(p_.instance())) {
-    cleanup.ids = {request_id_};
-    if (!held_->remote_request_id.empty()) cleanup.ids.push_back(held_->remote_request_id);
+    cleanup.ids = {held_->remote_request_id.empty() ? request_id_ : held_->remote_request_id};
   } else {
     const auto d = registry_.reserve_decode(0, p_.instance(), {});
     if (!d) return;

@@ -86,6 +86,9 @@ class PullFlow {
   Step on_prefill(Result<UpstreamAnswer> answer, Time now);
   // D's status. For 200 and a stream: Relay. Else the shell reads the body and calls on_decode_whole.
   bool relays(int status) const { return status == 200 && client_.stream; }
+  // D's answer says that it computed the prompt itself (api::kKvUnusedHeader): P is told to let go. Before
+  // on_decode_head or on_decode_whole.
+  void on_kv_unused() { abandon_held(); }
   Step on_decode_head();  // relays() held
   Step on_decode_whole(Result<UpstreamAnswer> answer, Time now);
 

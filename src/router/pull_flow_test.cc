@@ -136,7 +136,7 @@ TEST_F(PullFlowTest, ADThatFailsBeforeItsFirstByteMeansANewPrefillAndTheOldKvIsG
   const auto cleanups = f.take_cleanups();
   ASSERT_EQ(cleanups.size(), 2U);
   EXPECT_EQ(cleanups[1].instance, p_[0]);
-  EXPECT_EQ(cleanups[1].ids, (std::vector<std::string>{"id", "held-1"}));
+  EXPECT_EQ(cleanups[1].ids, (std::vector<std::string>{"held-1"}));
   as<AskPrefill>(f.on_pause_done());
   EXPECT_NE(as<AskDecode>(f.on_prefill(UpstreamAnswer{200, kHeld}, kNow)).instance, first);
   as<Reply>(f.on_decode_whole(UpstreamAnswer{200, R"({"choices":[]})"}, kNow));
@@ -209,6 +209,19 @@ TEST_F(PullFlowTest, AClientThatLeavesIsToldToWhoeverWorksForIt) {
   ASSERT_EQ(cleanups.size(), 1U);
   EXPECT_EQ(cleanups[0].ids.back(), "held-1");
   EXPECT_EQ(between.outcome(), "client_gone");
+  expect_all_released();
+}
+
+TEST_F(PullFlowTest, APWhoseKvWasNotFetchedIsToldOnce) {
+  PullFlow f = flow("{}");
+  f.start();
+  f.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
+  f.on_kv_unused();
+  const auto cleanups = f.take_cleanups();
+  ASSERT_EQ(cleanups.size(), 1U);
+  EXPECT_EQ(cleanups[0].ids, std::vector<std::string>{"held-1"});
+  EXPECT_EQ(as<Reply>(f.on_decode_whole(UpstreamAnswer{200, R"({"choices":[]})"}, kNow)).status, 200);
+  EXPECT_TRUE(f.take_cleanups().empty());
   expect_all_released();
 }
 

@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "api/kv_transfer_params.h"
 #include "api/request.h"
 #include "api/response.h"
 #include "base/log.h"
@@ -77,6 +78,7 @@ class Session {
   void take_end(PromptState& prompt, const engine::FinishedEvent& event);
   void observe_tokens(PromptState& prompt, size_t tokens);
   void append_chunk(ChoiceState& choice, ChoiceText::Added added);
+  bool left_peers_kv() const;
   void begin_stream();
   void finish_stream();
   void send_whole();
@@ -255,7 +257,6 @@ void Session::append_chunk(ChoiceState& choice, ChoiceText::Added added) {
   const bool first = !choice.begun;
   if (first && common_->echo) {
     added.text.insert(0, prompt.prompt.text);
-    if (!prompt.logprobs) choice.sent_bytes = static_cast<int64_t>(prompt.prompt.text.size());
     if (common_->sampling.logprobs && prompt.logprobs) {
       added.logprobs.insert(added.logprobs.begin(), prompt.logprobs->begin(), prompt.logprobs->end());
     }
@@ -277,7 +278,9 @@ void Session::append_chunk(ChoiceState& choice, ChoiceText::Added added) {
   }
   if (common_->sampling.logprobs) delta.logprobs = &added.logprobs;
   if (common_->return_token_ids) delta.token_ids = &added.token_ids;
-  delta.text_offset = choice.sent_bytes;
+  // Without the prompt's logprobs the first chunk's begin after the prompt.
+  const bool skips_prompt = first && common_->echo && !prompt.logprobs;
+  delta.text_offset = skips_prompt ? static_cast<int64_t>(prompt.prompt.text.size()) : choice.sent_bytes;
   choice.sent_bytes += static_cast<int64_t>(added.text.size());
   // Text that is held back (half a character, the beginning of a stop string) makes no chunk of its own
   // unless the client counts tokens.
@@ -338,8 +341,14 @@ Result<void> Session::take(const Submission::Tagged& tagged) {
   return {};
 }
 
+// P keeps the KV that it offered until somebody tells it that nobody comes.
+bool Session::left_peers_kv() const {
+  return handover_.remote && !prompts_.empty() && !prompts_.front().record.remote;
+}
+
 void Session::begin_stream() {
   http::Headers headers;
+  if (left_peers_kv()) headers.add(api::kKvUnusedHeader, "1");
   headers.add("Content-Type", "text/event-stream; charset=utf-8");
   headers.add("Cache-Control", "no-cache");
   if (http::is_field_value(common_->request_id)) headers.add("X-Request-Id", common_->request_id);
@@ -378,6 +387,7 @@ void Session::send_whole() {
   const std::string& params = prompts_.front().kv_transfer_params;
   http::Response response;
   response.headers.add("Content-Type", kJson);
+  if (left_peers_kv()) response.headers.add(api::kKvUnusedHeader, "1");
   if (http::is_field_value(common_->request_id)) response.headers.add("X-Request-Id", common_->request_id);
   response.body = is_chat() ? api::render_chat(head_, whole, usage(), params)
                             : api::render_completion(head_, whole, usage(), params);
@@ -406,7 +416,9 @@ http::Awaitable<Result<void>> Session::relay() {
     if (arrived->empty()) break;
     for (const Submission::Tagged& tagged : *arrived) {
       const bool failed = std::holds_alternative<engine::FailedEvent>(tagged.answer);
-      if (common_->stream && !writer_.started() && !failed) begin_stream();
+      // What became of the prompt is known before the head of the answer goes out.
+      const bool is_prompt = std::holds_alternative<engine::PromptEvent>(tagged.answer);
+      if (common_->stream && !writer_.started() && !failed && !is_prompt) begin_stream();
       CO_TRY_DO(take(tagged));
     }
     if (out_.empty()) continue;
