@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <deque>
 #include <random>
+#include <set>
 
 #include "engine/recorder.h"
 #include "model/testing.h"
@@ -155,6 +156,27 @@ TEST(Engine, ARequestGetsTheSameAnswerWhateverRunsBesideIt) {
   EXPECT_GT(preemptions, 100U);
   EXPECT_GT(hits, 1000U);
   EXPECT_GT(interrupted, 1000U);
+}
+
+TEST(Engine, ChoicesAndSeedsDrawTheirOwnAnswers) {
+  Rig rig({}, 64);
+  std::set<std::vector<TokenId>> answers;
+  for (uint64_t id = 1; id <= 2; ++id) {
+    Request request;
+    request.id = RequestId{id};
+    request.prompt.assign(20, 5);
+    request.sampling.n = 4;
+    request.sampling.seed = id;
+    request.sampling.ignore_eos = true;
+    rig.step({Submit{request}});
+    rig.run();
+    for (const auto& [choice, drawn] : rig.seen[id].choices) {
+      std::vector<TokenId> tokens;
+      for (const DrawnToken& token : drawn) tokens.push_back(token.token);
+      answers.insert(std::move(tokens));
+    }
+  }
+  EXPECT_EQ(answers.size(), 8U);
 }
 
 TEST(Engine, AnAbortAtAnyStepLeaksNothingAndEndsTheRequestOnce) {
