@@ -11,7 +11,7 @@ namespace {
 
 // A task's weights: large enough that claiming it costs nothing, small enough to stay in the second-level
 // cache while many rows pass by and to leave every thread a share.
-constexpr size_t kTaskWeightBytes = 128 * 1024;
+constexpr size_t kTaskWeightBytes = 256 * 1024;
 constexpr size_t kTaskRowsMin = 48;  // fewer rows would read the weights too often
 constexpr size_t kTileColumns = 4;
 constexpr size_t kTileRows = 6;

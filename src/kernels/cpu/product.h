@@ -54,6 +54,8 @@ struct F16Weight {
   }
 };
 
+// Accumulators live in registers only if every loop over them is unrolled: hence the pragmas below.
+
 // The last run, shorter than kRun, padded with zeros.
 template <class T, size_t kRun>
 struct Padded {
@@ -61,62 +63,30 @@ struct Padded {
   Padded(const T* p, size_t n) { __builtin_memcpy(elements, p, n * sizeof(T)); }
 };
 
-// How far ahead of the weights' reads the caches are asked for them, in elements of a row.
-constexpr size_t kPrefetchRuns = 16;
-
-// sums[r * kCols + c] = the slice [0, k) of row r of x times row c of w.
-template <class L, class Run, int kRows, int kCols>
-void slice_tile(const typename Run::X* const x[kRows], const typename Run::W* const w[kCols], size_t k,
-                float* sums) {
-  typename L::F acc[kRows * kCols];
-  for (auto& a : acc) a = L::zero();
-  size_t i = 0;
-  for (; i + Run::kRun <= k; i += Run::kRun) {
-    decltype(Run::load_w(w[0])) column[kCols];
-    for (int c = 0; c < kCols; ++c) {
-      column[c] = Run::load_w(w[c] + i);
-      if constexpr (kRows == 1) L::prefetch(w[c] + i + kPrefetchRuns * Run::kRun);
-    }
-    for (int r = 0; r < kRows; ++r) {
-      const auto row = Run::load_x(x[r] + i);
-      for (int c = 0; c < kCols; ++c) acc[r * kCols + c] = Run::step(acc[r * kCols + c], row, column[c]);
-    }
+// One run of a tile: acc[r * kCols + c] += x[r] . w[c], rows and columns read by load_x(r) and load_w(c).
+template <class Run, int kRows, int kCols, class F, class LoadX, class LoadW>
+[[gnu::always_inline]] inline void run_step(F* acc, LoadX load_x, LoadW load_w) {
+  decltype(load_w(0)) column[kCols];
+#pragma clang loop unroll(full)
+  for (int c = 0; c < kCols; ++c) column[c] = load_w(c);
+#pragma clang loop unroll(full)
+  for (int r = 0; r < kRows; ++r) {
+    const auto row = load_x(r);
+#pragma clang loop unroll(full)
+    for (int c = 0; c < kCols; ++c) acc[r * kCols + c] = Run::step(acc[r * kCols + c], row, column[c]);
   }
-  if (i < k) {
-    for (int r = 0; r < kRows; ++r) {
-      const Padded<typename Run::X, Run::kRun> row(x[r] + i, k - i);
-      for (int c = 0; c < kCols; ++c) {
-        const Padded<typename Run::W, Run::kRun> column(w[c] + i, k - i);
-        acc[r * kCols + c] =
-            Run::step(acc[r * kCols + c], Run::load_x(row.elements), Run::load_w(column.elements));
-      }
-    }
-  }
-  L::template sums<kRows * kCols>(acc, sums);
 }
 
-// The whole of K: slices summed as a binary tree of neighbours. level[j] holds a finished subtree of 2^j
-// slices.
-template <class L, class Run, int kRows, int kCols>
-void tile(const typename Run::X* const x_rows[kRows], const typename Run::W* const w_rows[kCols], size_t k,
-          size_t slices, float* sums) {
-  if (slices == 1) return slice_tile<L, Run, kRows, kCols>(x_rows, w_rows, k, sums);
-  constexpr int kCount = kRows * kCols;
-  constexpr int kLevels = 5;  // up to 16 slices
-  float level[kLevels][kCount];
-  const size_t width = k / slices;
-  for (size_t s = 0; s < slices; ++s) {
-    const typename Run::X* x[kRows];
-    const typename Run::W* w[kCols];
-    for (int r = 0; r < kRows; ++r) x[r] = x_rows[r] + s * width;
-    for (int c = 0; c < kCols; ++c) w[c] = w_rows[c] + s * width;
-    slice_tile<L, Run, kRows, kCols>(x, w, width, sums);
-    int j = 0;
-    for (; (s >> j & 1) != 0; ++j) {
-      for (int i = 0; i < kCount; ++i) sums[i] = level[j][i] + sums[i];
-    }
-    for (int i = 0; i < kCount; ++i) level[j][i] = sums[i];
+// The binary tree of neighbours over the slices of one tile: level[j] holds a finished subtree of 2^j slices.
+// After the last slice `sums` is the whole.
+constexpr int kTreeLevels = 5;  // up to 16 slices
+template <int kCount>
+void push_slice(size_t slice, float* level, float* sums) {
+  int j = 0;
+  for (; (slice >> j & 1) != 0; ++j) {
+    for (int i = 0; i < kCount; ++i) sums[i] = level[j * kCount + i] + sums[i];
   }
+  for (int i = 0; i < kCount; ++i) level[j * kCount + i] = sums[i];
 }
 
 template <class L>
@@ -128,47 +98,102 @@ float element_as_float(const void* p, DType type, size_t i) {
   return lanes[0];
 }
 
-// Stores one tile: adds the bias and rounds.
-template <class L>
-void store_tile(const ProductBlock& b, size_t row, size_t col, size_t rows, size_t cols, const float* sums) {
-  for (size_t r = 0; r < rows; ++r) {
-    alignas(64) float line[16] = {};
+// Stores the first `rows` x `cols` of a tile of kRows x kCols: adds the bias and rounds. `sums` holds whole
+// vectors.
+template <class L, int kRows, int kCols>
+void store_tile(const ProductBlock& b, size_t row, size_t col, size_t rows, size_t cols, float* sums) {
+  if (b.bias != nullptr) {
     for (size_t c = 0; c < cols; ++c) {
-      line[c] = sums[r * cols + c];
-      if (b.bias != nullptr) line[c] += element_as_float<L>(b.bias, b.bias_type, col + c);
-    }
-    const size_t at = (row + r) * b.y_stride + col;
-    if (b.y_type == DType::kF32) {
-      __builtin_memcpy(static_cast<float*>(b.y) + at, line, cols * sizeof(float));
-    } else {
-      alignas(32) uint16_t rounded[16];
-      L::store_bf16(rounded, L::load(line));
-      __builtin_memcpy(static_cast<uint16_t*>(b.y) + at, rounded, cols * sizeof(uint16_t));
+      const float bias = element_as_float<L>(b.bias, b.bias_type, col + c);
+      for (size_t r = 0; r < kRows; ++r) sums[r * kCols + c] += bias;
     }
   }
+  constexpr size_t kVectors = (kRows * kCols + 15) / 16;
+  const size_t at = row * b.y_stride + col;
+  if (b.y_type == DType::kF32) {
+    float* y = static_cast<float*>(b.y) + at;
+    for (size_t r = 0; r < rows; ++r) {
+      __builtin_memcpy(y + r * b.y_stride, sums + r * kCols, cols * sizeof(float));
+    }
+    return;
+  }
+  alignas(64) uint16_t rounded[kVectors * 16];
+  for (size_t i = 0; i < kVectors; ++i) L::store_bf16(rounded + i * 16, L::load(sums + i * 16));
+  uint16_t* y = static_cast<uint16_t*>(b.y) + at;
+  for (size_t r = 0; r < rows; ++r) {
+    __builtin_memcpy(y + r * b.y_stride, rounded + r * kCols, cols * sizeof(uint16_t));
+  }
+}
+
+// How far ahead of the reads of each column the caches are asked for it.
+constexpr size_t kAheadBytes = 1024;
+
+// sums[r * kCols + c] = the slice [0, k) of row r of x times row c of w. `ahead`: from an element that is
+// read to the one that is wanted soon.
+template <class L, class Run, int kRows, int kCols>
+void slice_tile(const typename Run::X* const* x_rows, const typename Run::W* const* w_rows, size_t k,
+                size_t ahead, float* sums) {
+  typename L::F acc[kRows * kCols];
+  const typename Run::X* x[kRows];
+  const typename Run::W* w[kCols];
+#pragma clang loop unroll(full)
+  for (int r = 0; r < kRows; ++r) x[r] = x_rows[r];
+#pragma clang loop unroll(full)
+  for (int c = 0; c < kCols; ++c) w[c] = w_rows[c];
+#pragma clang loop unroll(full)
+  for (int a = 0; a < kRows * kCols; ++a) acc[a] = L::zero();
+  size_t i = 0;
+  for (; i + Run::kRun <= k; i += Run::kRun) {
+    run_step<Run, kRows, kCols>(
+        acc, [&](int r) { return Run::load_x(x[r] + i); },
+        [&](int c) {
+          L::prefetch(w[c] + i + ahead);
+          return Run::load_w(w[c] + i);
+        });
+  }
+  if (i < k) {
+    run_step<Run, kRows, kCols>(
+        acc,
+        [&](int r) {
+          const Padded<typename Run::X, Run::kRun> row(x[r] + i, k - i);
+          return Run::load_x(row.elements);
+        },
+        [&](int c) {
+          const Padded<typename Run::W, Run::kRun> column(w[c] + i, k - i);
+          return Run::load_w(column.elements);
+        });
+  }
+  L::template sums<kRows * kCols>(acc, sums);
 }
 
 template <class L, class Run, int kRows, int kCols>
 void product_tile(const ProductBlock& b, size_t row, size_t col) {
+  constexpr int kCount = kRows * kCols;
+  constexpr size_t kAhead = kAheadBytes / sizeof(typename Run::W);
+  alignas(64) float sums[(kCount + 15) / 16 * 16] = {};
+  float level[kTreeLevels * kCount];
+  const size_t width = b.k / b.slices;
   const typename Run::X* x[kRows];
   const typename Run::W* w[kCols];
-  for (int r = 0; r < kRows; ++r) {
-    x[r] = static_cast<const typename Run::X*>(b.x) + (row + static_cast<size_t>(r)) * b.x_stride;
+  for (size_t s = 0; s < b.slices; ++s) {
+    for (size_t r = 0; r < kRows; ++r) {
+      x[r] = static_cast<const typename Run::X*>(b.x) + (row + r) * b.x_stride + s * width;
+    }
+    for (size_t c = 0; c < kCols; ++c) {
+      w[c] = static_cast<const typename Run::W*>(b.w) + (col + c) * b.w_stride + s * width;
+    }
+    slice_tile<L, Run, kRows, kCols>(x, w, width, kAhead, sums);
+    if (b.slices > 1) push_slice<kCount>(s, level, sums);
   }
-  for (int c = 0; c < kCols; ++c) {
-    w[c] = static_cast<const typename Run::W*>(b.w) + (col + static_cast<size_t>(c)) * b.w_stride;
-  }
-  alignas(64) float sums[(kRows * kCols + 15) / 16 * 16];
-  tile<L, Run, kRows, kCols>(x, w, b.k, b.slices, sums);
-  store_tile<L>(b, row, col, kRows, kCols, sums);
+  store_tile<L, kRows, kCols>(b, row, col, kRows, kCols, sums);
 }
 
-// All columns of kRows rows: the rows of x stay in the nearest cache, the weights stream by.
 template <class L, class Run, int kRows>
 void product_rows(const ProductBlock& b, size_t row) {
   size_t col = 0;
-  for (; col + L::kTileCols <= b.cols; col += L::kTileCols)
+  for (; col + L::kTileCols <= b.cols; col += L::kTileCols) {
     product_tile<L, Run, kRows, L::kTileCols>(b, row, col);
+  }
   for (; col < b.cols; ++col) product_tile<L, Run, kRows, 1>(b, row, col);
 }
 
