@@ -54,11 +54,12 @@ Result<void> Submission::add(engine::Request request, uint32_t tag) {
   const uint64_t id = client_.next_id_++;
   request.id = RequestId{id};
   std::string external_id = request.external_id;
+  const std::optional<HandoverId> hold = request.hold;
   if (!client_.post_(engine::Submit{std::move(request)})) {
     return fail(Code::kExhausted, "the engine's inbox is full; try again later");
   }
   client_.open_.emplace(id, EngineClient::Open{this, tag, std::move(external_id)});
-  requests_.emplace_back(RequestId{id}, tag);
+  requests_.push_back({RequestId{id}, tag, hold});
   ++unfinished_;
   return {};
 }
@@ -75,21 +76,27 @@ http::Awaitable<Result<std::vector<Submission::Tagged>>> Submission::next() {
 }
 
 void Submission::stop_choice(uint32_t tag, uint32_t choice) {
-  for (const auto& [id, request_tag] : requests_) {
+  for (const Added& added : requests_) {
     // A full inbox only means that some tokens are computed for nothing: the text has ended already.
-    if (request_tag == tag) static_cast<void>(client_.post_(engine::StopChoice{id, choice}));
+    if (added.tag == tag) static_cast<void>(client_.post_(engine::StopChoice{added.id, choice}));
   }
 }
 
 void Submission::abort(const std::string& reason) {
-  for (const auto& [id, tag] : requests_) {
-    const auto found = client_.open_.find(value(id));
-    if (found == client_.open_.end()) continue;
-    client_.open_.erase(found);
-    --unfinished_;
-    // The engine's inbox keeps room for aborts (EngineThread), so this cannot be lost while the engine lives.
-    static_cast<void>(client_.post_(engine::Abort{id, reason}));
+  // The engine's inbox keeps room for these (EngineThread), so they cannot be lost while the engine lives.
+  for (Added& added : requests_) {
+    if (client_.open_.erase(value(added.id)) > 0) {
+      --unfinished_;
+      static_cast<void>(client_.post_(engine::Abort{added.id, reason}));
+    }
+    // It may have ended in the meantime and hold its KV for a peer.
+    if (added.hold) static_cast<void>(client_.post_(engine::ReleaseHeld{*added.hold, reason}));
+    added.hold.reset();
   }
+}
+
+void Submission::keep_held() {
+  for (Added& added : requests_) added.hold.reset();
 }
 
 }  // namespace baton::serve

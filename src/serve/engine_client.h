@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -77,14 +78,22 @@ class Submission {
 
   // The text of a choice hit a stop string.
   void stop_choice(uint32_t tag, uint32_t choice);
-  // Ends the requests that are still open, as the destructor does.
+  // Ends the requests that are still open, as the destructor does, and gives up what the others hold for a
+  // peer: nobody was told where it is.
   void abort(const std::string& reason);
+  // The answers have gone out: what is held belongs to whoever they named, until its lease ends.
+  void keep_held();
 
  private:
   friend class EngineClient;
   EngineClient& client_;
   http::Wake wake_;
-  std::vector<std::pair<RequestId, uint32_t>> requests_;  // id, tag; every one that was added
+  struct Added {
+    RequestId id{};
+    uint32_t tag = 0;
+    std::optional<HandoverId> hold;  // until keep_held()
+  };
+  std::vector<Added> requests_;  // every one that was added
   size_t unfinished_ = 0;
   std::vector<Tagged> arrived_;
   bool overflowed_ = false;

@@ -443,6 +443,7 @@ http::Awaitable<void> Session::run() {
   }
   const Result<void> answered = co_await relay();
   if (answered) {
+    if (!writer_.hung_up()) submission_.keep_held();
     for (const ChoiceState& choice : choices_) {
       const auto reason = choice.text.finish().value_or(api::FinishReason::kLength);
       ++desk_.metrics.finished[std::string(api::finish_reason_name(reason))];
