@@ -77,6 +77,11 @@ struct Avx2Lanes {
             _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 8))};
   }
   static Pairs load_pairs(const uint16_t* p) { return load_words(reinterpret_cast<const uint32_t*>(p)); }
+  static Pairs load_pairs_n(const uint16_t* p, size_t n) {
+    alignas(32) uint16_t buffer[32] = {};
+    memcpy(buffer, p, n * 2);
+    return load_pairs(buffer);
+  }
   static void store_words(uint32_t* p, Pairs a) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.lo);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), a.hi);
@@ -168,6 +173,7 @@ struct Avx2Lanes {
     }
   }
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+  static void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
  private:
   static __m256 quad(const uint32_t* a, const uint32_t* b) {  // words 0-3 of a, then of b

@@ -51,6 +51,9 @@ struct Avx512Lanes {
   static F to_bf16_and_back(F a) { return _mm512_castsi512_ps(_mm512_slli_epi32(round_bf16(a), 16)); }
   static Pairs load_words(const uint32_t* p) { return _mm512_loadu_si512(p); }
   static Pairs load_pairs(const uint16_t* p) { return _mm512_loadu_si512(p); }
+  static Pairs load_pairs_n(const uint16_t* p, size_t n) {  // n < 32
+    return _mm512_maskz_loadu_epi16((1U << n) - 1U, p);
+  }
   static void store_words(uint32_t* p, Pairs a) { _mm512_storeu_si512(p, a); }
   static Pairs splat_pair(const uint32_t* p) { return _mm512_set1_epi32(static_cast<int>(*p)); }
   static Pairs join_rows(const uint16_t* even, const uint16_t* odd) {
@@ -128,6 +131,7 @@ struct Avx512Lanes {
     if (w < words) transpose16(rows, w, mask(words - w), out + w * stride, stride, words - w);
   }
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+  static void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
  private:
   // Lanes i + (i + 8): a's in the lower half of the result, b's in the upper.

@@ -70,6 +70,11 @@ struct PortableLanes {
     memcpy(&r, p, sizeof r);
     return r;
   }
+  static Pairs load_pairs_n(const uint16_t* p, size_t n) {
+    Pairs r{};
+    memcpy(&r, p, n * 2);
+    return r;
+  }
   static Pairs splat_pair(const uint32_t* p) {
     return each_int([&](int) { return *p; });
   }
@@ -174,6 +179,7 @@ struct PortableLanes {
     }
   }
   static void prefetch(const void*) {}
+  static void prefetch_far(const void*) {}
 
  private:
   static uint16_t round_bf16(float x) {

@@ -9,6 +9,13 @@
 namespace baton::kernels {
 namespace {
 
+// The first n of 16 or 32 elements, padded with zeros.
+template <class T, size_t kSize>
+struct Padded {
+  alignas(64) T elements[kSize] = {};
+  Padded(const T* p, size_t n) { __builtin_memcpy(elements, p, n * sizeof(T)); }
+};
+
 // What a product multiplies: how a run of kRun elements of x and w enters the lanes.
 template <class L>
 struct Bf16Run {
@@ -17,6 +24,8 @@ struct Bf16Run {
   static constexpr size_t kRun = 32;
   static typename L::Pairs load_x(const X* x) { return L::load_pairs(x); }
   static typename L::Pairs load_w(const W* w) { return L::load_pairs(w); }
+  static typename L::Pairs load_x(const X* x, size_t n) { return L::load_pairs_n(x, n); }
+  static typename L::Pairs load_w(const W* w, size_t n) { return L::load_pairs_n(w, n); }
   static typename L::F step(typename L::F acc, typename L::Pairs x, typename L::Pairs w) {
     return L::dot(acc, x, w);
   }
@@ -29,6 +38,11 @@ struct F32Run {
   static constexpr size_t kRun = 16;
   static typename L::F load_x(const X* x) { return L::load(x); }
   static typename L::F load_w(const W* w) { return Weight::template load<L>(w); }
+  static typename L::F load_x(const X* x, size_t n) { return L::load_n(x, n); }
+  static typename L::F load_w(const W* w, size_t n) {
+    const Padded<W, kRun> padded(w, n);
+    return load_w(padded.elements);
+  }
   static typename L::F step(typename L::F acc, typename L::F x, typename L::F w) { return L::fma(x, w, acc); }
 };
 
@@ -56,13 +70,6 @@ struct F16Weight {
 
 // Accumulators live in registers only if every loop over them is unrolled: hence the pragmas below.
 
-// The last run, shorter than kRun, padded with zeros.
-template <class T, size_t kRun>
-struct Padded {
-  alignas(64) T elements[kRun] = {};
-  Padded(const T* p, size_t n) { __builtin_memcpy(elements, p, n * sizeof(T)); }
-};
-
 // One run of a tile: acc[r * kCols + c] += x[r] . w[c], rows and columns read by load_x(r) and load_w(c).
 template <class Run, int kRows, int kCols, class F, class LoadX, class LoadW>
 [[gnu::always_inline]] inline void run_step(F* acc, LoadX load_x, LoadW load_w) {
@@ -81,7 +88,7 @@ template <class Run, int kRows, int kCols, class F, class LoadX, class LoadW>
 // After the last slice `sums` is the whole.
 constexpr int kTreeLevels = 5;  // up to 16 slices
 template <int kCount>
-void push_slice(size_t slice, float* level, float* sums) {
+[[gnu::always_inline]] inline void push_slice(size_t slice, float* level, float* sums) {
   int j = 0;
   for (; (slice >> j & 1) != 0; ++j) {
     for (int i = 0; i < kCount; ++i) sums[i] = level[j * kCount + i] + sums[i];
@@ -98,12 +105,11 @@ float element_as_float(const void* p, DType type, size_t i) {
   return lanes[0];
 }
 
-// Stores the first `rows` x `cols` of a tile of kRows x kCols: adds the bias and rounds. `sums` holds whole
-// vectors.
+// Adds the bias, rounds and stores a tile. `sums` holds whole vectors.
 template <class L, int kRows, int kCols>
-void store_tile(const ProductBlock& b, size_t row, size_t col, size_t rows, size_t cols, float* sums) {
+void store_tile(const ProductBlock& b, size_t row, size_t col, float* sums) {
   if (b.bias != nullptr) {
-    for (size_t c = 0; c < cols; ++c) {
+    for (size_t c = 0; c < kCols; ++c) {
       const float bias = element_as_float<L>(b.bias, b.bias_type, col + c);
       for (size_t r = 0; r < kRows; ++r) sums[r * kCols + c] += bias;
     }
@@ -112,103 +118,122 @@ void store_tile(const ProductBlock& b, size_t row, size_t col, size_t rows, size
   const size_t at = row * b.y_stride + col;
   if (b.y_type == DType::kF32) {
     float* y = static_cast<float*>(b.y) + at;
-    for (size_t r = 0; r < rows; ++r) {
-      __builtin_memcpy(y + r * b.y_stride, sums + r * kCols, cols * sizeof(float));
+    for (size_t r = 0; r < kRows; ++r) {
+      __builtin_memcpy(y + r * b.y_stride, sums + r * kCols, kCols * sizeof(float));
     }
     return;
   }
   alignas(64) uint16_t rounded[kVectors * 16];
   for (size_t i = 0; i < kVectors; ++i) L::store_bf16(rounded + i * 16, L::load(sums + i * 16));
   uint16_t* y = static_cast<uint16_t*>(b.y) + at;
-  for (size_t r = 0; r < rows; ++r) {
-    __builtin_memcpy(y + r * b.y_stride, rounded + r * kCols, cols * sizeof(uint16_t));
+  for (size_t r = 0; r < kRows; ++r) {
+    __builtin_memcpy(y + r * b.y_stride, rounded + r * kCols, kCols * sizeof(uint16_t));
   }
 }
 
-// How far ahead of the reads of each column the caches are asked for it.
+// Where the weights of a block come from: memory for its first tile of rows, the second-level cache after it.
+enum class Source { kMemory, kCache };
+
+// From memory the caches are asked for the columns of the next tile, run after run: in the order of memory if
+// they lie without gaps.
+template <class Run, int kCols>
+struct NextTile {
+  static constexpr size_t kRunBytes = Run::kRun * sizeof(typename Run::W);
+  const std::byte* next;
+  size_t run_step, column_step;  // bytes
+
+  NextTile(const ProductBlock& b, size_t col)
+      : next(static_cast<const std::byte*>(b.w) + (col + kCols) * b.w_stride * sizeof(typename Run::W)),
+        run_step(b.w_stride == b.k ? kRunBytes * kCols : kRunBytes),
+        column_step(b.w_stride == b.k ? kRunBytes : b.w_stride * sizeof(typename Run::W)) {}
+};
+
+// From the cache a tile asks for its own columns, that far ahead.
 constexpr size_t kAheadBytes = 1024;
 
-// sums[r * kCols + c] = the slice [0, k) of row r of x times row c of w. `ahead`: from an element that is
-// read to the one that is wanted soon.
-template <class L, class Run, int kRows, int kCols>
-void slice_tile(const typename Run::X* const* x_rows, const typename Run::W* const* w_rows, size_t k,
-                size_t ahead, float* sums) {
+// sums[r * kCols + c] = the elements [begin, end) of row r of x times those of row c of w.
+template <class L, class Run, int kRows, int kCols, Source kSource>
+[[gnu::always_inline]] inline void slice_tile(const typename Run::X* const (&x)[kRows],
+                                              const typename Run::W* const (&w)[kCols], size_t begin,
+                                              size_t end, NextTile<Run, kCols>& ahead, float* sums) {
   typename L::F acc[kRows * kCols];
-  const typename Run::X* x[kRows];
-  const typename Run::W* w[kCols];
-#pragma clang loop unroll(full)
-  for (int r = 0; r < kRows; ++r) x[r] = x_rows[r];
-#pragma clang loop unroll(full)
-  for (int c = 0; c < kCols; ++c) w[c] = w_rows[c];
 #pragma clang loop unroll(full)
   for (int a = 0; a < kRows * kCols; ++a) acc[a] = L::zero();
-  size_t i = 0;
-  for (; i + Run::kRun <= k; i += Run::kRun) {
+  size_t i = begin;
+  for (; i + Run::kRun <= end; i += Run::kRun) {
     run_step<Run, kRows, kCols>(
         acc, [&](int r) { return Run::load_x(x[r] + i); },
         [&](int c) {
-          L::prefetch(w[c] + i + ahead);
+          if constexpr (kSource == Source::kCache) {
+            L::prefetch(w[c] + i + kAheadBytes / sizeof(typename Run::W));
+          } else if constexpr (kRows > 4) {  // there is time to fetch into the second level, which is larger
+            L::prefetch_far(ahead.next + static_cast<size_t>(c) * ahead.column_step);
+          } else {
+            L::prefetch(ahead.next + static_cast<size_t>(c) * ahead.column_step);
+          }
           return Run::load_w(w[c] + i);
         });
+    if constexpr (kSource == Source::kMemory) ahead.next += ahead.run_step;
   }
-  if (i < k) {
+  if (i < end) {
     run_step<Run, kRows, kCols>(
-        acc,
-        [&](int r) {
-          const Padded<typename Run::X, Run::kRun> row(x[r] + i, k - i);
-          return Run::load_x(row.elements);
-        },
-        [&](int c) {
-          const Padded<typename Run::W, Run::kRun> column(w[c] + i, k - i);
-          return Run::load_w(column.elements);
-        });
+        acc, [&](int r) { return Run::load_x(x[r] + i, end - i); },
+        [&](int c) { return Run::load_w(w[c] + i, end - i); });
   }
   L::template sums<kRows * kCols>(acc, sums);
 }
 
-template <class L, class Run, int kRows, int kCols>
-void product_tile(const ProductBlock& b, size_t row, size_t col) {
+template <class L, class Run, int kRows, int kCols, Source kSource>
+[[gnu::noinline]] void product_tile(const ProductBlock& b, size_t row, size_t col) {
   constexpr int kCount = kRows * kCols;
-  constexpr size_t kAhead = kAheadBytes / sizeof(typename Run::W);
   alignas(64) float sums[(kCount + 15) / 16 * 16] = {};
-  float level[kTreeLevels * kCount];
-  const size_t width = b.k / b.slices;
+  alignas(64) float level[kTreeLevels * kCount];
   const typename Run::X* x[kRows];
   const typename Run::W* w[kCols];
-  for (size_t s = 0; s < b.slices; ++s) {
-    for (size_t r = 0; r < kRows; ++r) {
-      x[r] = static_cast<const typename Run::X*>(b.x) + (row + r) * b.x_stride + s * width;
-    }
-    for (size_t c = 0; c < kCols; ++c) {
-      w[c] = static_cast<const typename Run::W*>(b.w) + (col + c) * b.w_stride + s * width;
-    }
-    slice_tile<L, Run, kRows, kCols>(x, w, width, kAhead, sums);
-    if (b.slices > 1) push_slice<kCount>(s, level, sums);
+#pragma clang loop unroll(full)
+  for (size_t r = 0; r < kRows; ++r) x[r] = static_cast<const typename Run::X*>(b.x) + (row + r) * b.x_stride;
+#pragma clang loop unroll(full)
+  for (size_t c = 0; c < kCols; ++c) w[c] = static_cast<const typename Run::W*>(b.w) + (col + c) * b.w_stride;
+  NextTile<Run, kCols> ahead(b, col);
+  const size_t slices = b.slices;
+  const size_t width = b.k / slices;
+  for (size_t s = 0; s < slices; ++s) {
+    slice_tile<L, Run, kRows, kCols, kSource>(x, w, s * width, (s + 1) * width, ahead, sums);
+    if (slices > 1) push_slice<kCount>(s, level, sums);
   }
-  store_tile<L, kRows, kCols>(b, row, col, kRows, kCols, sums);
+  store_tile<L, kRows, kCols>(b, row, col, sums);
 }
 
-template <class L, class Run, int kRows>
+// All columns of kRows rows.
+template <class L, class Run, int kRows, Source kSource>
 void product_rows(const ProductBlock& b, size_t row) {
   size_t col = 0;
   for (; col + L::kTileCols <= b.cols; col += L::kTileCols) {
-    product_tile<L, Run, kRows, L::kTileCols>(b, row, col);
+    product_tile<L, Run, kRows, L::kTileCols, kSource>(b, row, col);
   }
-  for (; col < b.cols; ++col) product_tile<L, Run, kRows, 1>(b, row, col);
+  for (; col < b.cols; ++col) product_tile<L, Run, kRows, 1, kSource>(b, row, col);
+}
+
+template <class L, class Run, Source kSource>
+void few_rows(const ProductBlock& b, size_t row) {
+  const size_t rows = b.rows - row;
+  if (rows == 1) product_rows<L, Run, 1, kSource>(b, row);
+  if constexpr (L::kTileRows > 2) {
+    if (rows == 2) product_rows<L, Run, 2, kSource>(b, row);
+    if (rows == 3) product_rows<L, Run, 3, kSource>(b, row);
+    if (rows == 4) product_rows<L, Run, 4, kSource>(b, row);
+    if (rows == 5) product_rows<L, Run, 5, kSource>(b, row);
+  }
 }
 
 template <class L, class Run>
 void product_of(const ProductBlock& b) {
-  size_t row = 0;
-  for (; row + L::kTileRows <= b.rows; row += L::kTileRows) product_rows<L, Run, L::kTileRows>(b, row);
-  const size_t rest = b.rows - row;
-  if (rest == 1) product_rows<L, Run, 1>(b, row);
-  if constexpr (L::kTileRows > 2) {
-    if (rest == 2) product_rows<L, Run, 2>(b, row);
-    if (rest == 3) product_rows<L, Run, 3>(b, row);
-    if (rest == 4) product_rows<L, Run, 4>(b, row);
-    if (rest == 5) product_rows<L, Run, 5>(b, row);
-  }
+  constexpr size_t kRows = L::kTileRows;
+  if (b.rows < kRows) return few_rows<L, Run, Source::kMemory>(b, 0);
+  product_rows<L, Run, kRows, Source::kMemory>(b, 0);
+  size_t row = kRows;
+  for (; row + kRows <= b.rows; row += kRows) product_rows<L, Run, kRows, Source::kCache>(b, row);
+  few_rows<L, Run, Source::kCache>(b, row);
 }
 
 template <class L>
