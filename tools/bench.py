@@ -17,6 +17,7 @@ import os
 import pathlib
 import random
 import shlex
+import shutil
 import signal
 import socket
 import statistics
@@ -633,13 +634,17 @@ def main() -> None:
     for program in (run.baton, run.kernels, run.build / "src/transfer/bench_transfer", run.build / "src/proxy/bench_proxy"):
         if not os.access(program, os.X_OK):
             fail(f"{program} is not there; build it with ./dev build release")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     begin = time.monotonic()
     rows: list[Row] = []
+    interrupted = False
     try:
         for name in args.names or JOBS:
             print(f"bench: {name} …", file=sys.stderr, flush=True)
             rows += measure(name, run, begin, args.calm_wait)
+    except KeyboardInterrupt:
+        interrupted = True
+        print("bench: interrupted; what was measured so far:", file=sys.stderr)
     finally:
         stop_all()
     print(f"\n{cpu_model()}, {len(CORES)} cores, {THREADS} threads; {commit()}; {time.monotonic() - begin:.0f} s\n")
@@ -649,6 +654,9 @@ def main() -> None:
     pathlib.Path(args.json).parent.mkdir(parents=True, exist_ok=True)
     pathlib.Path(args.json).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     print(f"\ncommands and numbers: {args.json}")
+    shutil.rmtree(run.folder)  # logs stay only when something failed
+    if interrupted:
+        sys.exit(130)
 
 
 if __name__ == "__main__":
