@@ -50,29 +50,34 @@ struct Panel {
   bool accumulate;
 };
 
+// The accumulators live in registers only if every loop over them is unrolled.
 template <class L, class Words, int kRows, int kVecs>
-void panel_tile(const Panel& p, size_t row, size_t vec) {
-  typename L::F acc[kRows][kVecs];
+[[gnu::noinline]] void panel_tile(const Panel& p, size_t row, size_t vec) {
+  typename L::F acc[kRows * kVecs];
   float* c = p.c + row * p.c_stride + vec * 16;
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVecs; ++v) {
-      acc[r][v] = p.accumulate ? L::load(c + static_cast<size_t>(r) * p.c_stride + v * 16) : L::zero();
-    }
+  const size_t c_stride = p.c_stride;
+  if (p.accumulate) {
+#pragma clang loop unroll(full)
+    for (size_t i = 0; i < kRows * kVecs; ++i) acc[i] = L::load(c + i / kVecs * c_stride + i % kVecs * 16);
+  } else {
+#pragma clang loop unroll(full)
+    for (size_t i = 0; i < kRows * kVecs; ++i) acc[i] = L::zero();
   }
-  const uint32_t* a = p.a + row * p.a_stride;
+  const size_t a_stride = p.a_stride;
+  const size_t b_stride = p.b_stride;
+  const uint32_t* a = p.a + row * a_stride;
   const uint32_t* b = p.b + vec * 16;
-  for (size_t i = 0; i < p.steps; ++i) {
+  for (const uint32_t* end = a + p.steps; a < end; ++a, b += b_stride) {
     typename L::Pairs columns[kVecs];
-    for (int v = 0; v < kVecs; ++v) columns[v] = L::load_words(b + i * p.b_stride + v * 16);
-    for (int r = 0; r < kRows; ++r) {
-      for (int v = 0; v < kVecs; ++v) {
-        acc[r][v] = Words::step(acc[r][v], a + static_cast<size_t>(r) * p.a_stride + i, columns[v]);
-      }
+#pragma clang loop unroll(full)
+    for (size_t v = 0; v < kVecs; ++v) columns[v] = L::load_words(b + v * 16);
+#pragma clang loop unroll(full)
+    for (size_t i = 0; i < kRows * kVecs; ++i) {
+      acc[i] = Words::step(acc[i], a + i / kVecs * a_stride, columns[i % kVecs]);
     }
   }
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVecs; ++v) L::store(c + static_cast<size_t>(r) * p.c_stride + v * 16, acc[r][v]);
-  }
+#pragma clang loop unroll(full)
+  for (size_t i = 0; i < kRows * kVecs; ++i) L::store(c + i / kVecs * c_stride + i % kVecs * 16, acc[i]);
 }
 
 template <class L, class Words, int kRows>
@@ -103,9 +108,22 @@ struct AttendMemory {
   alignas(64) uint32_t edge[kDimMax];  // the last pair of a row whose odd position is masked
 };
 
-const std::byte* token_key(const AttendBlock& b, size_t position, size_t element_size) {
+// K of 16 neighbouring positions from `position`, a multiple of 16, on: they lie together.
+const std::byte* group_key(const AttendBlock& b, size_t position, size_t element_size) {
   return b.head_base + b.blocks[position / b.block_size] * b.block_stride +
          position % b.block_size * b.head_dim * element_size;
+}
+
+// The same position group of the next tile, or this one's when no row wants the next: what the caches are
+// asked for while this one is read, in small portions, as more would wait for each other.
+template <class L>
+void prefetch_bytes(const std::byte* from, size_t n) {
+  for (size_t i = 0; i < n; i += 64) L::prefetch_far(from + i);
+}
+const std::byte* next_group_key(const AttendBlock& b, size_t position, size_t element_size) {
+  const size_t next = position + kTileTokens;
+  const bool wanted = next < b.end && next <= b.first_position + b.rows - 1;
+  return group_key(b, wanted ? next : position, element_size);
 }
 
 // K of the tile's `count` positions, transposed; lanes of positions that are not there hold zeros or what
@@ -120,28 +138,38 @@ void load_keys(const AttendBlock& b, size_t first, size_t count, AttendMemory& m
         L::store(reinterpret_cast<float*>(m.keys + w * kTileTokens + t), L::zero());
       continue;
     }
-    const uint32_t* base = reinterpret_cast<const uint32_t*>(token_key(b, first + t, kElement));
+    const std::byte* next = next_group_key(b, first + t, kElement);
+    const uint32_t* base = reinterpret_cast<const uint32_t*>(group_key(b, first + t, kElement));
     const uint32_t* rows[kBlockTokens];
-    // Behind the last position the row of the last one stands in: those lanes are selected away.
-    for (size_t i = 0; i < kBlockTokens; ++i) rows[i] = base + (t + i < count ? i : count - 1 - t) * words;
-    L::transpose(rows, words, m.keys + t, kTileTokens);
+    for (size_t w = 0; w < words; w += kBlockTokens) {
+      const size_t n = words - w < kBlockTokens ? words - w : kBlockTokens;
+      prefetch_bytes<L>(next + w * kBlockTokens * 4, n * kBlockTokens * 4);
+      // Behind the last position the row of the last one stands in: those lanes are selected away.
+      for (size_t i = 0; i < kBlockTokens; ++i) {
+        rows[i] = base + (t + i < count ? i : count - 1 - t) * words + w;
+      }
+      L::transpose(rows, n, m.keys + w * kTileTokens + t, kTileTokens);
+    }
   }
 }
 
 // V of the tile's `count` positions; bf16: positions joined in pairs, a missing odd one as zero.
 template <class L, class Words>
 void load_values(const AttendBlock& b, size_t first, size_t count, AttendMemory& m) {
-  for (size_t t = 0; t < count; t += Words::kPerWord) {
-    const std::byte* row = token_key(b, first + t, 4 / Words::kPerWord) + b.value_offset;
-    uint32_t* out = m.values + t / Words::kPerWord * b.head_dim;
-    if constexpr (Words::kPerWord == 1) {
-      __builtin_memcpy(out, row, b.head_dim * 4);
-    } else {
-      const uint16_t* even = reinterpret_cast<const uint16_t*>(row);
-      const uint16_t* odd = t + 1 < count ? even + b.head_dim : even;
-      for (size_t d = 0; d < b.head_dim; d += 16) {
-        const auto pair = L::join_rows(even + d, odd + d);
-        L::store_words(out + d, t + 1 < count ? pair : L::even_only(pair));
+  constexpr size_t kElement = 4 / Words::kPerWord;
+  static constexpr uint16_t kNone[kDimMax] = {};
+  for (size_t group = 0; group < count; group += kBlockTokens) {
+    const std::byte* next = next_group_key(b, first + group, kElement) + b.value_offset;
+    const std::byte* base = group_key(b, first + group, kElement) + b.value_offset;
+    for (size_t t = group; t < count && t < group + kBlockTokens; t += Words::kPerWord) {
+      const size_t at = (t - group) * b.head_dim * kElement;
+      uint32_t* out = m.values + t / Words::kPerWord * b.head_dim;
+      prefetch_bytes<L>(next + at, Words::kPerWord * b.head_dim * kElement);
+      if constexpr (Words::kPerWord == 1) {
+        __builtin_memcpy(out, base + at, b.head_dim * 4);
+      } else {
+        const uint16_t* even = reinterpret_cast<const uint16_t*>(base + at);
+        L::join_rows(even, t + 1 < count ? even + b.head_dim : kNone, b.head_dim, out);
       }
     }
   }

@@ -87,9 +87,12 @@ struct Avx2Lanes {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), a.hi);
   }
   static Pairs splat_pair(const uint32_t* p) { return splat_int(*p); }
-  static Pairs join_rows(const uint16_t* even, const uint16_t* odd) {
-    return {_mm256_or_si256(widen(even), _mm256_slli_epi32(widen(odd), 16)),
-            _mm256_or_si256(widen(even + 8), _mm256_slli_epi32(widen(odd + 8), 16))};
+  // out[i] = (even[i], odd[i]) for n elements, a multiple of 16.
+  static void join_rows(const uint16_t* even, const uint16_t* odd, size_t n, uint32_t* out) {
+    for (size_t i = 0; i < n; i += 8) {
+      const __m256i high = _mm256_slli_epi32(widen(odd + i), 16);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm256_or_si256(widen(even + i), high));
+    }
   }
   static Pairs even_only(Pairs a) { return and_int(a, splat_int(0xFFFF)); }
   static __m256 dot_half(__m256 acc, __m256i x, __m256i w) {

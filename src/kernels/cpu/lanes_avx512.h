@@ -56,8 +56,24 @@ struct Avx512Lanes {
   }
   static void store_words(uint32_t* p, Pairs a) { _mm512_storeu_si512(p, a); }
   static Pairs splat_pair(const uint32_t* p) { return _mm512_set1_epi32(static_cast<int>(*p)); }
-  static Pairs join_rows(const uint16_t* even, const uint16_t* odd) {
-    return _mm512_or_si512(widen(even), _mm512_slli_epi32(widen(odd), 16));
+  // out[i] = (even[i], odd[i]) for n elements, a multiple of 16.
+  static void join_rows(const uint16_t* even, const uint16_t* odd, size_t n, uint32_t* out) {
+    // Places of a result: element 0 of a, of b, element 1 of a, ...; b's elements count from 32.
+    const __m512i place = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i lower =
+        _mm512_or_si512(place, _mm512_slli_epi32(_mm512_add_epi32(place, _mm512_set1_epi32(32)), 16));
+    const __m512i upper = _mm512_add_epi16(lower, _mm512_set1_epi16(16));
+    size_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+      const __m512i a = _mm512_loadu_si512(even + i);
+      const __m512i b = _mm512_loadu_si512(odd + i);
+      _mm512_storeu_si512(out + i, _mm512_permutex2var_epi16(a, lower, b));
+      _mm512_storeu_si512(out + i + 16, _mm512_permutex2var_epi16(a, upper, b));
+    }
+    for (; i < n; i += 16) {
+      const __m512i high = _mm512_slli_epi32(widen(odd + i), 16);
+      _mm512_storeu_si512(out + i, _mm512_or_si512(widen(even + i), high));
+    }
   }
   static Pairs even_only(Pairs a) { return _mm512_and_si512(a, _mm512_set1_epi32(0xFFFF)); }
   static F dot(F acc, Pairs x, Pairs w) {
@@ -123,12 +139,14 @@ struct Avx512Lanes {
     if constexpr (kCount % 8 >= 4) _mm_storeu_ps(out + kEights, sums4(a + kEights));
     for (int i = kCount / 4 * 4; i < kCount; ++i) out[i] = sum(a[i]);
   }
+  // out[w * stride + t] = word w of row t, for 16 rows of `words` words.
   static void transpose(const uint32_t* const rows[16], size_t words, uint32_t* out, size_t stride) {
     size_t w = 0;
-    for (; w + 16 <= words; w += 16) {
-      transpose16(rows, w, 0xFFFF, out + w * stride, stride, 16);
-    }
-    if (w < words) transpose16(rows, w, mask(words - w), out + w * stride, stride, words - w);
+    for (; w + 16 <= words; w += 16) transpose16(rows, w, 0xFFFF, out + w * stride, stride);
+    if (w == words) return;
+    alignas(64) uint32_t last[16 * 16];
+    transpose16(rows, w, mask(words - w), last, 16);
+    for (size_t i = 0; w + i < words; ++i) store_words(out + (w + i) * stride, load_words(last + i * 16));
   }
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
   static void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
@@ -172,10 +190,12 @@ struct Avx512Lanes {
   }
 
   static void transpose16(const uint32_t* const rows[16], size_t w, __mmask16 valid, uint32_t* out,
-                          size_t stride, size_t words) {
+                          size_t stride) {
     __m512i a[16];
     __m512i b[16];
+#pragma clang loop unroll(full)
     for (int i = 0; i < 16; ++i) a[i] = _mm512_maskz_loadu_epi32(valid, rows[i] + w);
+#pragma clang loop unroll(full)
     for (int i = 0; i < 16; i += 4) {  // 4 x 4 within quarters
       const __m512i t0 = _mm512_unpacklo_epi32(a[i], a[i + 1]), t1 = _mm512_unpackhi_epi32(a[i], a[i + 1]);
       const __m512i t2 = _mm512_unpacklo_epi32(a[i + 2], a[i + 3]),
@@ -185,6 +205,7 @@ struct Avx512Lanes {
       b[i + 2] = _mm512_unpacklo_epi64(t1, t3);
       b[i + 3] = _mm512_unpackhi_epi64(t1, t3);
     }
+#pragma clang loop unroll(full)
     for (size_t i = 0; i < 4; ++i) {  // then the quarters
       const __m512i t0 = _mm512_shuffle_i32x4(b[i], b[i + 4], 0x88),
                     t1 = _mm512_shuffle_i32x4(b[i], b[i + 4], 0xDD);
@@ -195,7 +216,8 @@ struct Avx512Lanes {
       a[i + 4] = _mm512_shuffle_i32x4(t1, t3, 0x88);
       a[i + 12] = _mm512_shuffle_i32x4(t1, t3, 0xDD);
     }
-    for (size_t i = 0; i < words; ++i) _mm512_storeu_si512(out + i * stride, a[i]);
+#pragma clang loop unroll(full)
+    for (size_t i = 0; i < 16; ++i) _mm512_storeu_si512(out + i * stride, a[i]);
   }
 };
 

@@ -78,8 +78,9 @@ struct PortableLanes {
   static Pairs splat_pair(const uint32_t* p) {
     return each_int([&](int) { return *p; });
   }
-  static Pairs join_rows(const uint16_t* even, const uint16_t* odd) {
-    return each_int([&](int i) { return even[i] | static_cast<uint32_t>(odd[i]) << 16; });
+  // out[i] = (even[i], odd[i]) for n elements, a multiple of 16.
+  static void join_rows(const uint16_t* even, const uint16_t* odd, size_t n, uint32_t* out) {
+    for (size_t i = 0; i < n; ++i) out[i] = even[i] | static_cast<uint32_t>(odd[i]) << 16;
   }
   static Pairs even_only(Pairs a) {
     return each_int([&](int i) { return a.v[i] & 0xFFFFU; });
