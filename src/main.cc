@@ -24,13 +24,16 @@ constexpr Command kCommands[] = {
     {"serve", baton::serve::run, "one engine instance behind an OpenAI-compatible API; role P, D or both"},
     {"proxy", baton::proxy::run, "takes clients' requests, picks P and D, relays the stream"},
     {"replay", baton::serve::run_replay, "steps an engine through a flight record and compares every bit"},
-    {"random-checkpoint", baton::serve::run_write_checkpoint, "writes random weights of a real model's shape"},
+    {"random-checkpoint", baton::serve::run_write_checkpoint,
+     "writes random weights of a real model's shape"},
 };
 
 int usage(std::FILE* out) {
   fmt::print(out, "usage: baton COMMAND [options]\n\n");
   for (const Command& command : kCommands) fmt::print(out, "  {:18} {}\n", command.name, command.help);
-  fmt::print(out, "\n`baton COMMAND --help` lists the options of a command; `baton --version` says which build this is.\n");
+  fmt::print(out,
+             "\n`baton COMMAND --help` lists the options of a command; `baton --version` says which build "
+             "this is.\n");
   return out == stdout ? 0 : 2;
 }
 

@@ -123,8 +123,8 @@ std::string cell(std::string_view text) {
 }  // namespace
 
 std::span<const Command> commands() {
-  static const std::array<Command, 2> kCommands = {serve_command(), proxy_command()};
-  return kCommands;
+  static const std::array<Command, 2> commands_in_order = {serve_command(), proxy_command()};
+  return commands_in_order;
 }
 
 std::string help_text(const Command& command) {

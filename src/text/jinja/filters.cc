@@ -20,9 +20,9 @@ std::vector<Filter> sorted_filters() {
 }  // namespace
 
 const Filter* find_filter(std::string_view name) {
-  static const std::vector<Filter> kFilters = sorted_filters();
-  const auto at = std::ranges::lower_bound(kFilters, name, {}, &Filter::name);
-  return at != kFilters.end() && at->name == name ? &*at : nullptr;
+  static const std::vector<Filter> filters = sorted_filters();
+  const auto at = std::ranges::lower_bound(filters, name, {}, &Filter::name);
+  return at != filters.end() && at->name == name ? &*at : nullptr;
 }
 
 }  // namespace baton::text::jinja

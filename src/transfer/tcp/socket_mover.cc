@@ -262,7 +262,7 @@ void SocketMover::serve(uint64_t key, uint32_t events) {
                                   got.error().code == Code::kInvalid;
       if (is_peers_fault) {
         post(*connection, Refused{got.error()});
-        (void)write(*connection);
+        static_cast<void>(write(*connection));  // it is lost either way
       }
       return lose(peer, got.error());
     }
