@@ -12,6 +12,7 @@ namespace {
 
 constexpr size_t kBlockUnit = 16;
 constexpr size_t kTasksPerThread = 4;  // below this many, the spans of a row become tasks of their own
+constexpr size_t kStoredRows = 64;     // of a task that fills the cache
 constexpr float kLog2E = 1.44269504088896341F;
 
 void check_layer(const KvLayer& kv) {
@@ -175,6 +176,20 @@ void run_split(const Cpu& cpu, const Attention& args, std::vector<Task>& tasks, 
   });
 }
 
+// Rows [first, first + count) of a sequence into the cache.
+void store_rows(const KvLayer& kv, const RowSpan& span, size_t first, size_t count, ConstMatrix k,
+                ConstMatrix v) {
+  const size_t bytes = kv.head_dim * size_of(kv.dtype);
+  for (size_t r = first; r < first + count; ++r) {
+    const size_t position = span.first_position + r;
+    for (size_t head = 0; head < kv.kv_heads; ++head) {
+      std::byte* key = key_of(kv, span.blocks[position / kv.block_size], head, position % kv.block_size);
+      std::memcpy(key, k.at(span.first_row + r, head * kv.head_dim), bytes);
+      std::memcpy(key + value_offset(kv), v.at(span.first_row + r, head * kv.head_dim), bytes);
+    }
+  }
+}
+
 }  // namespace
 
 void store_kv(const Cpu& cpu, const KvLayer& kv, std::span<const RowSpan> spans, ConstMatrix k,
@@ -185,17 +200,16 @@ void store_kv(const Cpu& cpu, const KvLayer& kv, std::span<const RowSpan> spans,
         k.rows, k.cols, v.rows, v.cols);
   CHECK(k.dtype == kv.dtype && v.dtype == kv.dtype, "k {}, v {}, cache {}", dtype_name(k.dtype),
         dtype_name(v.dtype), dtype_name(kv.dtype));
-  const size_t bytes = kv.head_dim * size_of(kv.dtype);
-  cpu.team().run(spans.size(), [&](size_t i) {
-    const RowSpan& span = spans[i];
-    for (size_t r = 0; r < span.rows; ++r) {
-      const size_t position = span.first_position + r;
-      for (size_t head = 0; head < kv.kv_heads; ++head) {
-        std::byte* key = key_of(kv, span.blocks[position / kv.block_size], head, position % kv.block_size);
-        std::memcpy(key, k.at(span.first_row + r, head * kv.head_dim), bytes);
-        std::memcpy(key + value_offset(kv), v.at(span.first_row + r, head * kv.head_dim), bytes);
-      }
-    }
+  // A task is a part of a sequence's rows: the parts of span i are numbered from first_part[i] on.
+  std::vector<size_t> first_part{0};
+  for (const RowSpan& span : spans) {
+    first_part.push_back(first_part.back() + (span.rows + kStoredRows - 1) / kStoredRows);
+  }
+  cpu.team().run(first_part.back(), [&](size_t part) {
+    const auto after = std::upper_bound(first_part.begin(), first_part.end(), part);
+    const size_t i = static_cast<size_t>(after - first_part.begin()) - 1;
+    const size_t first = (part - first_part[i]) * kStoredRows;
+    store_rows(kv, spans[i], first, std::min(kStoredRows, spans[i].rows - first), k, v);
   });
 }
 

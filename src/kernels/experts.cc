@@ -11,6 +11,8 @@
 namespace baton::kernels {
 namespace {
 
+constexpr size_t kScatteredRows = 64;  // of a task
+
 // The best `count` of `probabilities`, ties to the lowest id, in ascending id.
 void choose(std::span<const float> probabilities, size_t count, uint32_t* experts) {
   std::vector<uint32_t> order(probabilities.size());
@@ -119,7 +121,12 @@ void run_experts(const Cpu& cpu, ConstMatrix x, const Routing& routing, std::spa
   silu_mul(cpu, gates, ups, gates);
   linear_all(cpu, leaving);
   const size_t bytes = x.cols * size_of(x.dtype);
-  for (size_t i = 0; i < slots; ++i) std::memcpy(slot_outputs.at(groups.slot[i], 0), outputs.at(i, 0), bytes);
+  cpu.team().run((slots + kScatteredRows - 1) / kScatteredRows, [&](size_t task) {
+    const size_t end = std::min(slots, (task + 1) * kScatteredRows);
+    for (size_t i = task * kScatteredRows; i < end; ++i) {
+      std::memcpy(slot_outputs.at(groups.slot[i], 0), outputs.at(i, 0), bytes);
+    }
+  });
 }
 
 void combine_experts(const Cpu& cpu, const Routing& routing, ConstMatrix slot_outputs, ConstMatrix shared,

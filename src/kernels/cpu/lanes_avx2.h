@@ -19,7 +19,8 @@ struct Avx2Lanes {
   };
   using Pairs = I;
 
-  static constexpr size_t kTileRows = 2, kTileCols = 2;
+  // One column: halves of bf16 pairs need registers of their own.
+  static constexpr size_t kTileRows = 4, kTileCols = 1;
   static constexpr size_t kPanelRows = 3, kPanelVecs = 1;
 
   static F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
