@@ -85,7 +85,7 @@ TEST(Experts, GiveTheSameBitsOnEveryInstructionSetThreadCountBatchAndSplitOverRa
   for (const DType type : {f32, bf16}) {
     const Layer l = layer(type);
     RandomData data(2);
-    constexpr size_t kRows = 23;
+    constexpr size_t kRows = 43;
     const Tensor x = Tensor::random(data, type, kRows, kHidden);
     const Tensor logits = Tensor::random(data, type, kRows, kExperts, 2.0F);
     const Tensor expected = run(Cpu(Isa::kPortable, 1), l, x.matrix(), logits.matrix());

@@ -226,13 +226,41 @@ void few_rows(const ProductBlock& b, size_t row) {
   }
 }
 
+// Rows a multiple of 4 KiB apart would all want the same few places of the nearest cache: there a tile of x
+// is copied to rows a line further apart.
+constexpr size_t kSetStride = 4096;
+constexpr size_t kSpreadElements = 4096 + 32;
+
+template <class L, class Run>
+void spread_rows(const ProductBlock& b, size_t row) {
+  using X = typename Run::X;
+  constexpr size_t kRows = L::kTileRows;
+  alignas(64) X spread[kRows * kSpreadElements];
+  ProductBlock tile = b;
+  tile.x = spread;
+  tile.x_stride = b.k + 64 / sizeof(X);
+  tile.y = static_cast<std::byte*>(b.y) + row * b.y_stride * (b.y_type == DType::kF32 ? 4 : 2);
+  for (size_t r = 0; r < kRows; ++r) {
+    __builtin_memcpy(spread + r * tile.x_stride, static_cast<const X*>(b.x) + (row + r) * b.x_stride,
+                     b.k * sizeof(X));
+  }
+  product_rows<L, Run, kRows, Source::kCache>(tile, 0);
+}
+
 template <class L, class Run>
 void product_of(const ProductBlock& b) {
   constexpr size_t kRows = L::kTileRows;
   if (b.rows < kRows) return few_rows<L, Run, Source::kMemory>(b, 0);
   product_rows<L, Run, kRows, Source::kMemory>(b, 0);
+  const bool spread = b.x_stride * sizeof(typename Run::X) % kSetStride == 0 && b.k + 32 <= kSpreadElements;
   size_t row = kRows;
-  for (; row + kRows <= b.rows; row += kRows) product_rows<L, Run, kRows, Source::kCache>(b, row);
+  for (; row + kRows <= b.rows; row += kRows) {
+    if (spread) {
+      spread_rows<L, Run>(b, row);
+    } else {
+      product_rows<L, Run, kRows, Source::kCache>(b, row);
+    }
+  }
   few_rows<L, Run, Source::kCache>(b, row);
 }
 
