@@ -125,6 +125,8 @@ std::optional<Endpoint> literal_endpoint(std::string_view host, uint16_t port) {
   char* const zone = std::strchr(text, '%');
   if (zone != nullptr) {
     *zone = '\0';
+    // The kernel takes "eth0:anything" for eth0; an address does not.
+    if (!std::ranges::all_of(std::string_view(zone + 1), is_name_character)) return std::nullopt;
     v6->sin6_scope_id = if_nametoindex(zone + 1);
     if (v6->sin6_scope_id == 0) return std::nullopt;
   }

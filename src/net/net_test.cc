@@ -81,6 +81,7 @@ TEST(ParseAddress, TakesWhatPeopleWriteAndRefusesTheRest) {
   }
   EXPECT_FALSE(parse_address(std::string(254, 'a') + ":1").has_value());
   EXPECT_FALSE(parse_address(std::string_view("a\0b:1", 5)).has_value());
+  EXPECT_FALSE(parse_address("fe80::1%lo::1]x", 80).has_value()) << "the kernel takes lo:anything for lo";
 }
 
 TEST(Endpoint, KnowsLoopbackAndWildcard) {
