@@ -63,6 +63,42 @@ ParseError translate(const error_code& ec, const ParserLimits& limits) {
   return {400, fmt::format("malformed HTTP message: {}", ec.message())};
 }
 
+// Holds a head back from Beast until it is whole, so that its limit is of raw bytes (Beast's is of each
+// section, and not of the same bytes when they come in pieces) and a head gets the same verdict however it
+// was cut.
+class HeadGate {
+ public:
+  // Whether `bytes`, from the head's first byte on, hold a whole head. Refuses one above the limit, and at
+  // once what does not begin as HTTP does (a TLS hello on a plain port).
+  std::expected<bool, ParseError> is_whole(std::string_view bytes, const ParserLimits& limits) {
+    begun_ = begun_ || !bytes.empty();
+    if (open_) return true;
+    const auto is_letter = [](char c) { return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z'); };
+    if (!bytes.empty() && !is_letter(bytes.front())) {
+      return std::unexpected(ParseError{400, "first byte: expected a letter, as an HTTP message begins"});
+    }
+    const size_t end = bytes.find("\r\n\r\n", scanned_);
+    const size_t head_bytes = end == std::string_view::npos ? bytes.size() : end + 4;
+    if (head_bytes > limits.head_bytes_max) {
+      return std::unexpected(translate(BeastError::header_limit, limits));
+    }
+    for (size_t at = bytes.find('\n', std::max<size_t>(scanned_, 1)); at < head_bytes;
+         at = bytes.find('\n', at + 1)) {
+      if (bytes[at - 1] == '\r') continue;
+      return std::unexpected(ParseError{400, "head: a line that ends in LF alone, expected CR LF"});
+    }
+    scanned_ = bytes.size() < 3 ? 0 : bytes.size() - 3;
+    open_ = end != std::string_view::npos;
+    return open_;
+  }
+  bool begun() const { return begun_; }
+
+ private:
+  size_t scanned_ = 0;  // no end of a head begins before
+  bool begun_ = false;
+  bool open_ = false;
+};
+
 // What request and response have in common: fields counted and collected, trailers passed over.
 struct HeadReader {
   explicit HeadReader(const ParserLimits& limits) : limits(limits) {}
@@ -121,7 +157,7 @@ class BeastRequest final : public beast::http::basic_parser<true> {
  public:
   BeastRequest(const ParserLimits& limits, Request& request) : head_(limits), request_(request) {
     eager(true);
-    // One above: Beast refuses a head that fills the limit exactly.
+    // One above: Beast refuses a section that fills the limit exactly.
     header_limit(static_cast<std::uint32_t>(limits.head_bytes_max + 1));
     body_limit(limits.body_bytes_max);
   }
@@ -219,6 +255,7 @@ struct RequestParser::Impl {
 
   ParserLimits limits;
   Request request;
+  HeadGate gate;
   std::optional<BeastRequest> beast;
   bool body_begun = false;
 };
@@ -232,24 +269,24 @@ std::expected<size_t, ParseError> RequestParser::feed(std::string_view bytes) {
   if (beast.is_done() || bytes.empty()) return 0;
   size_t consumed = 0;
   // Empty lines before a request line are passed over (RFC 9112, 2.2).
-  if (!beast.got_some()) {
+  if (!impl_->gate.begun()) {
     while (bytes.substr(consumed).starts_with("\r\n")) consumed += 2;
     if (consumed == bytes.size() || bytes.substr(consumed) == "\r") return consumed;
   }
   if (beast.is_header_done()) impl_->body_begun = true;
   const std::string_view rest = bytes.substr(consumed);
   if (beast.head().is_between_chunks(rest.size())) return consumed;
+  const auto head_is_whole = impl_->gate.is_whole(rest, impl_->limits);
+  if (!head_is_whole) return std::unexpected(head_is_whole.error());
+  if (!*head_is_whole) return consumed;
   error_code ec;
   consumed += beast.put({rest.data(), rest.size()}, ec);
   if (!ec) return consumed;
   if (ec != BeastError::need_more) {
     return std::unexpected(beast.head().verdict.error().value_or(translate(ec, impl_->limits)));
   }
-  if (beast.is_header_done() && bytes.size() - consumed > kChunkLineBytesMax) {
+  if (bytes.size() - consumed > kChunkLineBytesMax) {
     return std::unexpected(ParseError{400, "chunked body: a line of framing that never ends"});
-  }
-  if (!beast.is_header_done() && bytes.size() - consumed > impl_->limits.head_bytes_max) {
-    return std::unexpected(translate(BeastError::header_limit, impl_->limits));
   }
   return consumed;
 }
@@ -272,6 +309,7 @@ void RequestParser::reset() {
   request.keep_alive = true;
   request.is_http10 = false;
   impl_->body_begun = false;
+  impl_->gate = {};
   impl_->beast.emplace(impl_->limits, request);
 }
 
@@ -343,6 +381,7 @@ struct ResponseParser::Impl {
 
   ParserLimits limits;
   Headers headers;
+  HeadGate gate;
   std::optional<BeastResponse> beast;
   int interim = 0;
   bool answers_head = false;
@@ -359,6 +398,9 @@ std::expected<size_t, ParseError> ResponseParser::feed(std::string_view bytes, s
     beast.append_body_to(&body);
     const std::string_view rest = bytes.substr(consumed);
     if (beast.head().is_between_chunks(rest.size())) break;
+    const auto head_is_whole = impl_->gate.is_whole(rest, impl_->limits);
+    if (!head_is_whole) return std::unexpected(head_is_whole.error());
+    if (!*head_is_whole) break;
     error_code ec;
     consumed += beast.put({rest.data(), rest.size()}, ec);
     if (ec && ec != BeastError::need_more) {
@@ -366,11 +408,8 @@ std::expected<size_t, ParseError> ResponseParser::feed(std::string_view bytes, s
       return std::unexpected(std::move(error));
     }
     const size_t unused = bytes.size() - consumed;
-    if (beast.is_header_done() && !beast.is_done() && unused > kChunkLineBytesMax) {
+    if (!beast.is_done() && unused > kChunkLineBytesMax) {
       return std::unexpected(ParseError{400, "chunked body: a line of framing that never ends"});
-    }
-    if (!beast.is_header_done() && unused > impl_->limits.head_bytes_max) {
-      return std::unexpected(translate(BeastError::header_limit, impl_->limits));
     }
     if (!impl_->is_interim()) {
       if (ec) break;
@@ -380,6 +419,7 @@ std::expected<size_t, ParseError> ResponseParser::feed(std::string_view bytes, s
       return std::unexpected(ParseError{400, "interim responses: expected a final one"});
     }
     impl_->headers.clear();
+    impl_->gate = {};
     impl_->beast.emplace(impl_->limits, impl_->headers, impl_->answers_head);
   }
   return consumed;
@@ -388,14 +428,15 @@ std::expected<size_t, ParseError> ResponseParser::feed(std::string_view bytes, s
 std::expected<void, ParseError> ResponseParser::finish() {
   BeastResponse& beast = *impl_->beast;
   if (beast.is_done()) return {};
-  if (!beast.got_some()) return std::unexpected(ParseError{400, "closed before the response"});
+  if (!impl_->gate.begun()) return std::unexpected(ParseError{400, "closed before the response"});
+  if (!beast.got_some()) return std::unexpected(ParseError{400, "closed in the middle of the response"});
   error_code ec;
   beast.put_eof(ec);
   if (ec) return std::unexpected(ParseError{400, "closed in the middle of the response"});
   return {};
 }
 
-bool ResponseParser::started() const { return impl_->beast->got_some() || impl_->interim > 0; }
+bool ResponseParser::started() const { return impl_->gate.begun() || impl_->interim > 0; }
 bool ResponseParser::head_done() const { return impl_->beast->is_header_done() && !impl_->is_interim(); }
 bool ResponseParser::done() const { return impl_->beast->is_done() && !impl_->is_interim(); }
 int ResponseParser::status() const { return impl_->beast->status(); }
@@ -406,6 +447,7 @@ void ResponseParser::reset(bool answers_head) {
   impl_->headers.clear();
   impl_->interim = 0;
   impl_->answers_head = answers_head;
+  impl_->gate = {};
   impl_->beast.emplace(impl_->limits, impl_->headers, answers_head);
 }
 

@@ -16,8 +16,8 @@ struct Read {
 };
 
 // Feeds `piece_bytes` at a time, giving again what was not consumed.
-Read read_request(std::string_view bytes, size_t piece_bytes) {
-  RequestParser parser({});
+Read read_request(std::string_view bytes, size_t piece_bytes, ParserLimits limits = {}) {
+  RequestParser parser(limits);
   Read read;
   for (size_t at = 0; at < bytes.size(); at += piece_bytes) {
     read.rest += bytes.substr(at, piece_bytes);
@@ -99,6 +99,38 @@ TEST(RequestParser, LeavesTheNextRequestAlone) {
   EXPECT_TRUE(parser.request().headers.empty());
   ASSERT_TRUE(parser.feed(two.substr(*first)).has_value());
   EXPECT_EQ(parser.request().target, "/2");
+}
+
+struct Head {
+  const char* name;
+  std::string bytes;
+  int status;  // 0: whole
+};
+
+// The limit counts raw bytes, also of blanks and folded lines that no field's value keeps.
+TEST(RequestParser, JudgesAHeadTheSameHoweverItIsCut) {
+  constexpr size_t kLimit = 64;
+  const auto padded = [](size_t bytes) {
+    const std::string start = "GET / HTTP/1.1\r\nHost:";
+    return start + std::string(bytes - start.size() - 5, ' ') + "a\r\n\r\n";
+  };
+  const std::vector<Head> heads = {
+      {"fills the limit", padded(kLimit), 0},
+      {"one byte more", padded(kLimit + 1), 431},
+      {"folded above the limit", "GET / HTTP/1.1\r\nHost:\r\n  a" + std::string(40, ' ') + "\r\n\r\n", 431},
+      {"no end", "GET /" + std::string(kLimit, 'x'), 431},
+      {"no end, no line", std::string(kLimit + 1, 'x'), 431},
+      {"LF alone", "GET / HTTP/1.1\nHost: a\n\n", 400},
+      {"a TLS hello", "\x16\x03\x01", 400},
+      {"no field Host", "GET / HTTP/1.1\r\n\r\n", 400},
+  };
+  for (const Head& head : heads) {
+    for (size_t piece = 1; piece <= head.bytes.size(); ++piece) {
+      const Read read = read_request(head.bytes, piece, {.head_bytes_max = kLimit});
+      ASSERT_EQ(read.status, head.status) << head.name << " in pieces of " << piece;
+      ASSERT_EQ(read.done, head.status == 0) << head.name << " in pieces of " << piece;
+    }
+  }
 }
 
 TEST(Headers, AreFoundWithoutRegardToCase) {
