@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "options/flags.h"
+#include "options/print_texts.h"
 #include "proxy/proxy.h"
 #include "serve/replay.h"
 #include "serve/serve.h"
@@ -26,6 +28,8 @@ constexpr Command kCommands[] = {
     {"replay", baton::serve::run_replay, "steps an engine through a flight record and compares every bit"},
     {"random-checkpoint", baton::serve::run_write_checkpoint,
      "writes random weights of a real model's shape"},
+    {"man", baton::options::run_man, "prints the manual page of a command"},
+    {"completion", baton::options::run_completion, "prints a completion script for bash, zsh or fish"},
 };
 
 int usage(std::FILE* out) {
@@ -47,9 +51,13 @@ int main(int argc, char** argv) {
     fmt::print("baton {}\n", BATON_VERSION);
     return 0;
   }
+  std::vector<std::string_view> names;
   for (const Command& command : kCommands) {
     if (command.name == words[0]) return command.run(std::span(words).subspan(1));
+    names.push_back(command.name);
   }
-  fmt::print(stderr, "baton: unknown command '{}'\n\n", words[0]);
+  const std::string meant = baton::options::did_you_mean(words[0], names);
+  fmt::print(stderr, "baton: unknown command '{}'{}\n\n", words[0],
+             meant.empty() ? "" : fmt::format(" (did you mean {}?)", meant));
   return usage(stderr);
 }

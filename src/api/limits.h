@@ -1,5 +1,5 @@
 // The bounds of what a client may send, each by name. A request beyond one of them gets a 400 that names the
-// field, its value and the bound.
+// field, its value and the bound; a body that is too long a 413.
 #pragma once
 
 #include <cstddef>
@@ -7,8 +7,10 @@
 
 namespace baton::api {
 
-inline constexpr size_t kJsonDepthMax = 64;           // nesting of objects and arrays in a body
-inline constexpr size_t kBodyBytesMax = 16UL << 20;   // a request body, when the caller says nothing else
+inline constexpr size_t kJsonDepthMax = 64;                // nesting of objects and arrays in a body
+inline constexpr size_t kClientBodyBytesMax = 16UL << 20;  // a request body at the proxy: beyond it a 413
+inline constexpr size_t kBodyBytesMax = 18UL
+                                        << 20;  // at an instance: a client's body and what the proxy adds
 inline constexpr size_t kAbortBytesMax = 64UL << 10;  // the body of /abort_request
 inline constexpr int32_t kChoicesPerPromptMax = 128;  // `n`
 inline constexpr size_t kPromptsMax = 256;            // prompts of one completion request

@@ -73,13 +73,15 @@ struct Command {
   std::string_view summary;  // one sentence
   std::span<const Flag> flags;
   std::span<const Variable> variables;
-  std::string_view positional;  // "MODEL"; empty: none
+  std::string_view positional;  // "MODEL", "SHAPE DIRECTORY"; empty: none
 };
 
 // Every command that has a table, for docs and `baton --help`.
 std::span<const Command> commands();
 const Command& serve_command();
 const Command& proxy_command();
+const Command& replay_command();
+const Command& random_checkpoint_command();
 
 // One flag as it was given. `texts` holds what a reader of the table's kind accepts: a switch is "true" or
 // "false".

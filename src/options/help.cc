@@ -123,7 +123,8 @@ std::string cell(std::string_view text) {
 }  // namespace
 
 std::span<const Command> commands() {
-  static const std::array<Command, 2> commands_in_order = {serve_command(), proxy_command()};
+  static const std::array<Command, 4> commands_in_order = {serve_command(), proxy_command(), replay_command(),
+                                                           random_checkpoint_command()};
   return commands_in_order;
 }
 
@@ -138,7 +139,7 @@ std::string help_text(const Command& command) {
       if (flag.group == group && is_listed(flag)) append_entry(out, spelled(flag), meaning(flag));
     }
   }
-  out += "\nVariables:\n";
+  if (!command.variables.empty()) out += "\nVariables:\n";
   for (const Variable& variable : command.variables) {
     if (variable.treatment != Treatment::kNoEffect)
       append_entry(out, std::string(variable.name), variable.help);
@@ -157,9 +158,24 @@ std::string man_page(const Command& command) {
       out += fmt::format(".TP\n.B {}\n{}\n", roff(spelled(flag)), roff(meaning(flag)));
     }
   }
-  out += ".SH ENVIRONMENT\n";
+  if (!command.variables.empty()) out += ".SH ENVIRONMENT\n";
   for (const Variable& variable : command.variables) {
     out += fmt::format(".TP\n.B {}\n{}\n", roff(variable.name), roff(variable.help));
+  }
+  out += ".SH \"EXIT STATUS\"\n";
+  for (const ExitStatus& exit : kExitStatuses) {
+    out += fmt::format(".TP\n.B {}\n{}\n", exit.status, roff(exit.meaning));
+  }
+  return out;
+}
+
+std::string overview_page() {
+  std::string out =
+      ".TH BATON 1\n.SH NAME\nbaton \\- serves language models, prefill and decode on separate instances\n"
+      ".SH SYNOPSIS\nbaton COMMAND [options]\n.SH COMMANDS\n";
+  for (const Command& command : commands()) {
+    out += fmt::format(".TP\n.B {}\n{} See baton\\-{}(1).\n", roff(command.name), roff(command.summary),
+                       roff(command.name));
   }
   return out;
 }

@@ -107,6 +107,18 @@ Result<void> read_scheduler(const json::object& config, ServeOptions& options) {
   return {};
 }
 
+// vllm-ascend's D gives a request that finds no KV block back to the proxy; elsewhere the key means nothing.
+void note_recompute_scheduler(const ServeOptions& options, Remarks remarks) {
+  const std::string key = fmt::format("{}.recompute_scheduler_enable", kAdditional);
+  const bool is_decode = options.kv_transfer && options.kv_transfer->role == KvRole::kConsumer;
+  if (!is_decode) {
+    remarks.no_effect.push_back(key);
+    return;
+  }
+  remarks.warnings.push_back(
+      key + ": a request that finds no KV block is recomputed here, not given back to the proxy");
+}
+
 }  // namespace
 
 Result<void> read_speculative_config(const json::object& config, ServeOptions& options, bool strict,
@@ -150,6 +162,7 @@ Result<void> read_additional_config(const json::object& config, bool enforce_eag
   TRY_DO(check_keys(config, kAdditional, kAdditionalKeys, strict, remarks));
   TRY(const auto recompute, key_switch(config, kAdditional, "recompute_scheduler_enable"));
   options.recompute_scheduler = recompute.value_or(false);
+  if (options.recompute_scheduler) note_recompute_scheduler(options, remarks);
   TRY(const json::object* scheduler, key_object(config, kAdditional, "ascend_scheduler_config"));
   if (scheduler != nullptr) TRY_DO(read_scheduler(*scheduler, options));
   TRY(const json::object* torchair, key_object(config, kAdditional, "torchair_graph_config"));

@@ -151,6 +151,8 @@ TEST(Tutorial, PrefillLinesSayWhatTheySay) {
     EXPECT_EQ(options->seed, 1024U);
     EXPECT_FALSE(options->enable_prefix_caching);
     EXPECT_TRUE(options->recompute_scheduler);
+    EXPECT_NE(options->notices.back().find("--additional-config.recompute_scheduler_enable"),
+              std::string::npos);
     EXPECT_EQ(options->threads, 10);
     EXPECT_FALSE(options->pin_threads);
     EXPECT_EQ(options->host_ip, "192.0.0.1");
@@ -178,14 +180,17 @@ TEST(Tutorial, DecodeLinesFoldWhatHasNoEffectIntoOneNotice) {
   EXPECT_EQ(options->kv_transfer->role, KvRole::kConsumer);
   EXPECT_EQ(options->num_speculative_tokens, 1);
   EXPECT_EQ(options->speculative_method, "mtp");
-  ASSERT_EQ(options->notices.size(), 2U);
+  ASSERT_EQ(options->notices.size(), 3U);
+  EXPECT_EQ(options->notices[0],
+            "--additional-config.recompute_scheduler_enable: a request that finds no KV block is recomputed "
+            "here, not given back to the proxy");
   EXPECT_EQ(
-      options->notices[0],
+      options->notices[1],
       "--additional-config.lm_head_tensor_parallel_size: vllm-ascend ignores this spelling (did you mean "
       "lmhead_tensor_parallel_size?)");
-  EXPECT_TRUE(options->notices[1].starts_with("accepted, no effect here: --trust-remote-code, "))
-      << options->notices[1];
-  EXPECT_NE(options->notices[1].find("VLLM_USE_V1"), std::string::npos);
+  EXPECT_TRUE(options->notices[2].starts_with("accepted, no effect here: --trust-remote-code, "))
+      << options->notices[2];
+  EXPECT_NE(options->notices[2].find("VLLM_USE_V1"), std::string::npos);
 }
 
 TEST(Tutorial, LlmDataDistBlocksAreServedByThePullConnector) {

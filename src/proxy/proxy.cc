@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "api/limits.h"
 #include "base/log.h"
 #include "http/server.h"
 #include "net/socket.h"
@@ -55,7 +56,8 @@ int run(std::span<const std::string> arguments) {
       start_probing(hub, hub.registry.add(side, endpoint.host, endpoint.port, loop.now()));
     }
   }
-  http::Server server(loop, std::move(*listener), {}, make_handler(hub));
+  http::Server server(loop, std::move(*listener), {.body_bytes_max = api::kClientBodyBytesMax},
+                      make_handler(hub));
   server.start();
   log_info("proxy",
            fmt::format("listening on {}; {} prefill and {} decode instances", net::to_string(server.local()),

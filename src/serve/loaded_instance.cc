@@ -317,6 +317,7 @@ Result<void> LoadedInstance::start_engine(const options::ServeOptions& options,
 
 // Faults weights and KV in and runs one short prefill and one decode step, before anybody owns a block.
 void LoadedInstance::warm_up() {
+  for (const checkpoint::SafetensorsFile& file : checkpoint_->files) file.file.fault_in();
   arena_->touch_all();
   const std::array<TokenId, 16> prompt{};
   const auto tokens =

@@ -10,6 +10,8 @@
 #include "kernels/cpu.h"
 #include "kv/arena.h"
 #include "model/decoder.h"
+#include "options/help.h"
+#include "options/tool_options.h"
 #include "serve/memory.h"
 
 namespace baton::serve {
@@ -36,11 +38,16 @@ Result<engine::ReplayReport> replay_file(const std::string& file, const std::str
 }  // namespace
 
 int run_replay(std::span<const std::string> arguments) {
-  if (arguments.size() != 3 || arguments[1] != "--model") {
-    fmt::print(stderr, "usage: baton replay FILE --model DIRECTORY\n");
+  const auto options = options::parse_replay(arguments);
+  if (!options) {
+    fmt::print(stderr, "baton replay: {}\n", options.error().message);
     return 2;
   }
-  const auto report = replay_file(arguments[0], arguments[2]);
+  if (options->help) {
+    fmt::print("{}", options::help_text(options::replay_command()));
+    return 0;
+  }
+  const auto report = replay_file(options->file, options->model);
   if (!report) {
     fmt::print(stderr, "baton replay: {}\n", report.error().message);
     return 1;

@@ -8,6 +8,7 @@
 #include <memory>
 #include <thread>
 
+#include "api/limits.h"
 #include "base/log.h"
 #include "http/server.h"
 #include "net/socket.h"
@@ -26,7 +27,8 @@ constexpr Duration kDrainLimit = std::chrono::seconds(30);
 class Instance {
  public:
   Instance(const options::ServeOptions& options, net::Listener listener)
-      : options_(options), server_(loop_, std::move(listener), {}, make_handler(desk_)) {
+      : options_(options),
+        server_(loop_, std::move(listener), {.body_bytes_max = api::kBodyBytesMax}, make_handler(desk_)) {
     desk_.loop = &loop_;
     desk_.options = &options_;
     desk_.metrics.model_name = options.served_model_names.front();

@@ -5,24 +5,29 @@
 #include <cstdio>
 
 #include "checkpoint/random_checkpoint.h"
+#include "options/help.h"
+#include "options/tool_options.h"
 
 namespace baton::serve {
 
 int run_write_checkpoint(std::span<const std::string> arguments) {
-  if (arguments.size() != 4 || arguments[2] != "--tokenizer") {
-    fmt::print(stderr,
-               "usage: baton random-checkpoint SHAPE DIRECTORY --tokenizer DIRECTORY\n"
-               "  SHAPE      one of: {}\n"
-               "  DIRECTORY  is created; --tokenizer names one that holds a tokenizer.json\n",
-               fmt::join(checkpoint::random_checkpoint_shapes(), ", "));
+  const auto options = options::parse_random_checkpoint(arguments);
+  if (!options) {
+    fmt::print(stderr, "baton random-checkpoint: {}\n", options.error().message);
     return 2;
   }
-  const auto written = checkpoint::write_random_checkpoint(arguments[0], arguments[1], arguments[3]);
+  if (options->help) {
+    fmt::print("{}\nSHAPE is one of: {}\n", options::help_text(options::random_checkpoint_command()),
+               fmt::join(checkpoint::random_checkpoint_shapes(), ", "));
+    return 0;
+  }
+  const auto written = checkpoint::write_random_checkpoint(options->shape, options->directory,
+                                                           options->tokenizer, options->seed);
   if (!written) {
     fmt::print(stderr, "baton random-checkpoint: {}\n", written.error().message);
     return 1;
   }
-  fmt::print("{}: random weights of {}\n", arguments[1], arguments[0]);
+  fmt::print("{}: random weights of {}\n", options->directory, options->shape);
   return 0;
 }
 

@@ -1,0 +1,31 @@
+// The options of the small commands: `baton replay` and `baton random-checkpoint`.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "base/result.h"
+#include "options/flags.h"
+
+namespace baton::options {
+
+struct ReplayOptions {
+  bool help = false;  // --help: print help_text(replay_command()) and exit 0; nothing below is checked
+  std::string file;   // a flight record
+  std::string model;  // the checkpoint's directory
+};
+
+struct RandomCheckpointOptions {
+  bool help = false;      // as above
+  std::string shape;      // checked by who writes it
+  std::string directory;  // is created
+  std::string tokenizer;  // a directory
+  uint64_t seed = 0;
+};
+
+// `argv`: the words after the command's name. kInvalid: exit 2, message on stderr.
+Result<ReplayOptions> parse_replay(std::span<const std::string> argv);
+Result<RandomCheckpointOptions> parse_random_checkpoint(std::span<const std::string> argv);
+
+}  // namespace baton::options

@@ -1,0 +1,52 @@
+#include <array>
+
+#include "options/flags.h"
+
+namespace baton::options {
+namespace {
+
+constexpr std::string_view kGroup = "Options";
+
+constexpr auto kReplayFlags = std::to_array<Flag>({
+    {.name = "--model", .values = "DIR", .group = kGroup, .help = "The checkpoint that the engine served."},
+    {.name = "--help", .aliases = "-h", .kind = Kind::kSwitch, .group = kGroup, .help = "This text."},
+});
+
+constexpr auto kRandomCheckpointFlags = std::to_array<Flag>({
+    {.name = "--tokenizer", .values = "DIR", .group = kGroup, .help = "Where a tokenizer.json is."},
+    {.name = "--seed",
+     .kind = Kind::kInteger,
+     .default_text = "0",
+     .values = "N",
+     .group = kGroup,
+     .help = "Of the weights: the same shape and seed give the same bytes everywhere."},
+    {.name = "--help", .aliases = "-h", .kind = Kind::kSwitch, .group = kGroup, .help = "This text."},
+});
+
+}  // namespace
+
+const Command& replay_command() {
+  static constexpr Command kCommand{
+      .name = "replay",
+      .usage = "baton replay FILE --model DIR",
+      .summary = "Steps an engine through a flight record and compares every bit of what it answered.",
+      .flags = kReplayFlags,
+      .variables = {},
+      .positional = "FILE",
+  };
+  return kCommand;
+}
+
+const Command& random_checkpoint_command() {
+  static constexpr Command kCommand{
+      .name = "random-checkpoint",
+      .usage = "baton random-checkpoint SHAPE DIRECTORY --tokenizer DIR",
+      .summary = "Writes a checkpoint with random weights of a real model's shape; its answers are noise.",
+      .flags = kRandomCheckpointFlags,
+      .variables = {},
+      .positional = "SHAPE DIRECTORY",
+  };
+  return kCommand;
+}
+
+}  // namespace baton::options

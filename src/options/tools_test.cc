@@ -1,0 +1,63 @@
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "options/help.h"
+#include "options/tool_options.h"
+
+namespace baton::options {
+namespace {
+
+using Words = std::vector<std::string>;
+
+TEST(Tools, WordsAndFlagsMayComeInAnyOrder) {
+  for (const Words& argv : {Words{"f.record", "--model", "m"}, Words{"--model=m", "f.record"}}) {
+    const auto options = parse_replay(argv);
+    ASSERT_TRUE(options) << options.error().message;
+    EXPECT_EQ(options->file, "f.record");
+    EXPECT_EQ(options->model, "m");
+  }
+  const auto written = parse_random_checkpoint(Words{"tiny", "--seed", "7", "out", "--tokenizer", "t"});
+  ASSERT_TRUE(written) << written.error().message;
+  EXPECT_EQ(written->shape, "tiny");
+  EXPECT_EQ(written->directory, "out");
+  EXPECT_EQ(written->tokenizer, "t");
+  EXPECT_EQ(written->seed, 7U);
+}
+
+TEST(Tools, RefusalsNameWhatIsMissingOrTooMuch) {
+  EXPECT_EQ(parse_replay(Words{"--model", "m"}).error().message,
+            "FILE: missing, expected baton replay FILE --model DIR");
+  EXPECT_EQ(parse_replay(Words{"a"}).error().message,
+            "--model: missing, expected baton replay FILE --model DIR");
+  EXPECT_EQ(parse_replay(Words{"a", "b", "--model", "m"}).error().message,
+            "b: one word too many, expected baton replay FILE --model DIR");
+  EXPECT_EQ(parse_replay(Words{"a", "--modle", "m"}).error().message,
+            "unknown flag --modle (did you mean --model?)");
+  EXPECT_EQ(parse_random_checkpoint(Words{"tiny", "--tokenizer", "t"}).error().message,
+            "DIRECTORY: missing, expected baton random-checkpoint SHAPE DIRECTORY --tokenizer DIR");
+  EXPECT_TRUE(parse_random_checkpoint(Words{"--help"})->help);
+}
+
+TEST(Completion, EveryShellKnowsEveryFlagThatDoesSomething) {
+  for (const std::string shell : {"bash", "zsh", "fish"}) {
+    const auto script = completion_script(shell);
+    ASSERT_TRUE(script) << script.error().message;
+    for (const Command& command : commands()) {
+      EXPECT_NE(script->find(command.name), std::string::npos) << shell;
+      for (const Flag& flag : command.flags) {
+        const std::string spelling =
+            shell == "fish" ? " -l " + std::string(flag.name.substr(2)) + " " : std::string(flag.name);
+        const bool works = flag.treatment == Treatment::kImplemented || flag.treatment == Treatment::kMapped;
+        if (works) EXPECT_NE(script->find(spelling), std::string::npos) << shell << ' ' << flag.name;
+        if (flag.name == "--ssl-keyfile") EXPECT_EQ(script->find(spelling), std::string::npos) << shell;
+      }
+    }
+  }
+  EXPECT_EQ(completion_script("tcsh").error().message,
+            "tcsh: not a shell that is known, expected one of bash, zsh, fish");
+}
+
+}  // namespace
+}  // namespace baton::options
