@@ -1,5 +1,5 @@
 // The geometry of a KV cache: what one block of one layer holds, in memory order, and where it lies in an
-// arena. Two instances can hand KV over when their layouts agree field by field.
+// arena. Two instances can hand KV over when their layouts agree field by field; block_tokens may differ.
 #pragma once
 
 #include <cstddef>
@@ -33,6 +33,10 @@ struct KvLayout {
   size_t half_bytes() const { return size_t{kv_heads} * block_tokens * head_dim * size_of(dtype); }
   // Bytes of one (layer, block).
   size_t layer_bytes() const { return 2 * half_bytes(); }
+  // Bytes of `tokens` positions in one layer, K and V of all heads.
+  size_t layer_bytes(uint32_t tokens) const {
+    return size_t{2} * kv_heads * tokens * head_dim * size_of(dtype);
+  }
   // Bytes of one block, all layers.
   size_t block_bytes() const { return layers * layer_bytes(); }
   // Where (layer, block) begins in an arena of this layout.
