@@ -25,4 +25,8 @@ void Hub::wake_watchers(router::InstanceId instance) {
   }
 }
 
+void Hub::probe_now(router::InstanceId instance) {
+  if (const auto found = probes.find(instance); found != probes.end()) found->second->notify();
+}
+
 }  // namespace baton::proxy

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <random>
 #include <string>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "api/metrics.h"
@@ -37,6 +39,7 @@ struct Hub {
   http::Client client;
   api::ProxyMetrics metrics;
   std::unordered_set<Watch*> watches;
+  std::unordered_map<router::InstanceId, std::unique_ptr<http::Wake>> probes;  // end a prober's pause
   std::mt19937_64 seeds{std::random_device{}()};
   bool draining = false;
 
@@ -45,6 +48,8 @@ struct Hub {
   http::Headers upstream_headers(const http::Request* from, std::string_view request_id) const;
   // Wakes whoever waits for an instance that just went down.
   void wake_watchers(router::InstanceId instance);
+  // A request has failed there: it is asked at once whether it is up, not at the next interval.
+  void probe_now(router::InstanceId instance);
 };
 
 }  // namespace baton::proxy

@@ -41,7 +41,7 @@ void note(Hub& hub, router::InstanceId id, const Result<http::Response>& answer)
 http::Awaitable<void> probe(Hub& hub, router::InstanceId id) {
   while (true) {
     const router::Instance* instance = hub.registry.find(id);
-    if (instance == nullptr) co_return;
+    if (instance == nullptr) break;
     http::ClientRequest request{.to = hub.address_of(*instance),
                                 .target = "/v1/models",
                                 .headers = hub.upstream_headers(nullptr, {}),
@@ -49,19 +49,24 @@ http::Awaitable<void> probe(Hub& hub, router::InstanceId id) {
                                 .head_timeout = kProbeTimeout,
                                 .idle_timeout = kProbeTimeout};
     const auto answer = co_await hub.client.request(std::move(request));
+    if (!answer && answer.error().code == Code::kCancelled) co_return;  // the hub is going
     note(hub, id, answer);
     instance = hub.registry.find(id);
-    if (instance == nullptr) co_return;
+    if (instance == nullptr) break;
     const bool is_up = instance->health == router::Health::kUp;
     const Duration pause =
         is_up ? hub.options.health_interval : std::min(kDownProbeInterval, hub.options.health_interval);
-    const auto slept = co_await hub.loop.sleep(pause);
-    if (!slept) co_return;
+    const auto slept = co_await hub.probes.at(id)->wait_for(pause);
+    if (!slept && slept.error().code == Code::kCancelled) co_return;
   }
+  hub.probes.erase(id);
 }
 
 }  // namespace
 
-void start_probing(Hub& hub, router::InstanceId instance) { hub.loop.spawn("probe", probe(hub, instance)); }
+void start_probing(Hub& hub, router::InstanceId instance) {
+  hub.probes.emplace(instance, std::make_unique<http::Wake>(hub.loop));
+  hub.loop.spawn("probe", probe(hub, instance));
+}
 
 }  // namespace baton::proxy

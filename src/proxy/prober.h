@@ -1,5 +1,6 @@
 // Asks every instance who it is, again and again: GET /v1/models each --health-interval. An instance that
-// does not answer within kProbeTimeout is down until it answers again; whoever waits for it is woken.
+// does not answer within kProbeTimeout is down until it answers again; whoever waits for it is woken. One
+// whose request failed is asked at once.
 #pragma once
 
 #include "http/io_loop.h"

@@ -98,13 +98,13 @@ Answer answer_healthcheck(Hub& hub, http::Request&, http::ResponseWriter& writer
 
 // Whether a request would find a pair of instances now.
 Answer answer_health(Hub& hub, http::Request&, http::ResponseWriter& writer) {
-  const auto reserved = hub.registry.reserve_prefill(0, {});
+  const auto ready = hub.registry.ready();
   if (hub.draining) {
     writer.send(503, kJson, R"({"error":"draining"})");
-  } else if (reserved) {
+  } else if (ready) {
     writer.send(200, kJson, "{}");
   } else {
-    writer.send(503, kJson, api::render_error(reserved.error(), 503));
+    writer.send(503, kJson, api::render_error(ready.error(), 503));
   }
   co_return;
 }

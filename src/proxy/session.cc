@@ -40,9 +40,7 @@ http::Awaitable<void> clean_up(Hub& hub, router::Cleanup cleanup, http::ClientRe
 // Detached: the client's request may be over before its remains are.
 void start_cleanups(Hub& hub, router::PullFlow& flow) {
   for (router::Cleanup& cleanup : flow.take_cleanups()) {
-    const router::Instance* instance = hub.registry.find(cleanup.instance);
-    if (instance == nullptr) continue;
-    http::ClientRequest request{.to = hub.address_of(*instance),
+    http::ClientRequest request{.to = {cleanup.host, cleanup.port},
                                 .method = "POST",
                                 .headers = hub.upstream_headers(nullptr, flow.request_id()),
                                 .body = {},
@@ -64,6 +62,11 @@ void start_cleanups(Hub& hub, router::PullFlow& flow) {
     }
     hub.loop.spawn("cleanup", clean_up(hub, std::move(cleanup), std::move(request)));
   }
+}
+
+std::string retry_after(const http::Headers& headers) {
+  const auto value = headers.get("Retry-After");
+  return std::string(value && http::is_field_value(*value) ? *value : std::string_view());
 }
 
 class Session {
@@ -100,7 +103,8 @@ class Session {
   http::Awaitable<router::Step> prefill(router::AskPrefill ask);
   http::Awaitable<router::Step> decode(router::AskDecode ask);
   http::Awaitable<router::Step> read_whole(http::ResponseStream stream);
-  http::Awaitable<void> relay(http::ResponseStream stream);
+  // Nothing when the client's answer is over, else what comes next.
+  http::Awaitable<std::optional<router::Step>> relay(http::ResponseStream stream);
   http::Headers answer_headers(std::string_view content_type) const;
   void reply(const router::Reply& reply);
   // The failure as it is told: a wait that ended because a probe found the instance down says so.
@@ -131,6 +135,7 @@ http::ClientRequest Session::upstream(router::InstanceId id, std::string body, D
 
 Error Session::failure(Error error) const {
   const router::Instance* instance = hub_.registry.find(watch_->instance);
+  if (!is_down_) hub_.probe_now(watch_->instance);
   if (is_down_ && error.code == Code::kCancelled && instance != nullptr) {
     return {Code::kUnavailable, "it went down: " + instance->reason};
   }
@@ -144,7 +149,7 @@ http::Awaitable<router::Step> Session::prefill(router::AskPrefill ask) {
   hub_.metrics.prefill_time_s.observe(seconds(hub_.loop.now() - begin));
   if (writer_.hung_up()) co_return router::Pause{};  // not P's failure; run() ends
   if (!answer) co_return flow_.on_prefill(Failure(failure(answer.error())), hub_.loop.now());
-  router::UpstreamAnswer upstream{answer->status, std::move(answer->body)};
+  router::UpstreamAnswer upstream{answer->status, std::move(answer->body), retry_after(answer->headers)};
   co_return flow_.on_prefill(std::move(upstream), hub_.loop.now());
 }
 
@@ -164,10 +169,11 @@ http::Awaitable<router::Step> Session::decode(router::AskDecode ask) {
 
 http::Awaitable<router::Step> Session::read_whole(http::ResponseStream stream) {
   const int status = stream.status();
+  std::string later = retry_after(stream.headers());
   auto body = co_await stream.read_all(kAnswerBytesMax);
   if (writer_.hung_up()) co_return router::Pause{};
   if (!body) co_return flow_.on_decode_whole(Failure(failure(body.error())), hub_.loop.now());
-  router::UpstreamAnswer upstream{status, std::move(*body)};
+  router::UpstreamAnswer upstream{status, std::move(*body), std::move(later)};
   co_return flow_.on_decode_whole(std::move(upstream), hub_.loop.now());
 }
 
@@ -185,14 +191,14 @@ http::Headers Session::answer_headers(std::string_view content_type) const {
   return headers;
 }
 
-http::Awaitable<void> Session::relay(http::ResponseStream stream) {
+http::Awaitable<std::optional<router::Step>> Session::relay(http::ResponseStream stream) {
   http::SseParser parser;
   std::string out;
   Result<void> end;
   bool begun = false;
   while (true) {
     const auto piece = co_await stream.read();
-    if (writer_.hung_up()) co_return;
+    if (writer_.hung_up()) co_return std::nullopt;
     if (!piece) {
       end = Failure(failure(piece.error()));
       break;
@@ -200,7 +206,11 @@ http::Awaitable<void> Session::relay(http::ResponseStream stream) {
     if (piece->empty()) break;
     end = parser.feed(*piece);
     if (!end) break;
-    while (const auto event = parser.next()) flow_.on_event(event->raw, event->data, out);
+    while (const auto event = parser.next()) {
+      // An end before any beginning is no answer.
+      if (!begun && out.empty() && event->is_done()) break;
+      flow_.on_event(event->raw, event->data, out);
+    }
     if (out.empty()) continue;
     if (!begun) {
       begun = true;
@@ -209,29 +219,22 @@ http::Awaitable<void> Session::relay(http::ResponseStream stream) {
       writer_.start_stream(200, headers);
     }
     const auto written = co_await writer_.write(out);
-    if (!written && written.error().code != Code::kCancelled) co_return;
-    if (writer_.hung_up()) co_return;
+    if (!written && written.error().code != Code::kCancelled) co_return std::nullopt;
+    if (writer_.hung_up()) co_return std::nullopt;
     out.clear();
   }
-  if (!begun) {
-    // Nothing has reached the client: the true status, or another try, is still possible.
-    const Error error =
-        end ? Error{Code::kUnavailable, "its stream ended before its first event"} : end.error();
-    auto step = flow_.on_decode_whole(Failure(error), hub_.loop.now());
-    reply(std::holds_alternative<router::Reply>(step)
-              ? std::get<router::Reply>(step)
-              : router::Reply{.status = 502, .body = api::render_error(error, 502), .retry_later = true});
-    co_return;
-  }
+  // Nothing has reached the client: the true status, or another try, is still possible.
+  if (!begun) co_return flow_.on_decode_empty(end, hub_.loop.now());
   flow_.on_stream_end(end, hub_.loop.now(), out);
   writer_.append(out);
+  co_return std::nullopt;
 }
 
 void Session::reply(const router::Reply& reply) {
   http::Response response;
   response.status = reply.status;
   response.headers = answer_headers(reply.content_type);
-  if (reply.retry_later) response.headers.add("Retry-After", "1");
+  if (!reply.retry_after.empty()) response.headers.add("Retry-After", reply.retry_after);
   response.body = reply.body;
   writer_.send(response);
 }
@@ -256,8 +259,9 @@ http::Awaitable<void> Session::run() {
     } else if (std::holds_alternative<router::Relay>(step)) {
       http::ResponseStream stream = std::move(*stream_);
       stream_.reset();
-      co_await relay(std::move(stream));
-      co_return;
+      auto next = co_await relay(std::move(stream));
+      if (!next) co_return;
+      step = std::move(*next);
     } else {
       reply(std::get<router::Reply>(step));
       co_return;

@@ -283,14 +283,18 @@ Result<PrefillAnswer> read_prefill_answer(std::string body) {
   return answer;
 }
 
-std::string merge_whole(const ClientBody& client, const PrefillAnswer& p, std::string d_body) {
+Result<std::string> whole_answer(const ClientBody& client, const PrefillAnswer* p, std::string d_body) {
   // Everything but the usage keeps its bytes: numbers never go through a float.
   auto answer = api::ObjectBytes::parse(d_body, kAnswerBytesMax);
-  if (!answer) return d_body;
-  set_cached_tokens(*answer, p.cached_tokens);
+  if (!answer) {
+    return fail(Code::kUnavailable,
+                fmt::format("its answer of {} bytes is not a JSON object", d_body.size()));
+  }
+  if (p == nullptr) return d_body;
+  set_cached_tokens(*answer, p->cached_tokens);
   answer->remove("kv_transfer_params");
   if (!client.wants_prompt_logprobs) return answer->str();
-  const auto p_answer = api::ObjectBytes::parse(p.body, kAnswerBytesMax);
+  const auto p_answer = api::ObjectBytes::parse(p->body, kAnswerBytesMax);
   const auto p_choice = p_answer ? first_choice(*p_answer) : std::nullopt;
   const auto asked = [](const api::ObjectBytes& from) {
     const std::string_view raw = from.find("prompt_logprobs").value_or("");
@@ -298,7 +302,7 @@ std::string merge_whole(const ClientBody& client, const PrefillAnswer& p, std::s
   };
   const std::string of_choice = p_choice ? asked(*p_choice) : "";
   const std::string of_answer = p_answer ? asked(*p_answer) : "";
-  const PromptLogprobs prompt = client.merges_echo ? prompt_part(p) : PromptLogprobs();
+  const PromptLogprobs prompt = client.merges_echo ? prompt_part(*p) : PromptLogprobs();
   std::vector<std::string> choices;
   for (const std::string_view raw : elements(answer->find("choices").value_or(""))) {
     auto choice = api::ObjectBytes::parse(raw, kAnswerBytesMax);

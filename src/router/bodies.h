@@ -57,8 +57,9 @@ struct PrefillAnswer {
 // kCorrupt when it is not an answer.
 Result<PrefillAnswer> read_prefill_answer(std::string body);
 
-// D's whole answer with P's prompt_logprobs and cached_tokens.
-std::string merge_whole(const ClientBody& client, const PrefillAnswer& p, std::string d_body);
+// D's whole answer, with P's prompt_logprobs and cached_tokens if there was a P. kUnavailable when it is not
+// a JSON object.
+Result<std::string> whole_answer(const ClientBody& client, const PrefillAnswer* p, std::string d_body);
 
 // The prompt's part of completions logprobs, as P wrote it: text_offset, token_logprobs, tokens,
 // top_logprobs.

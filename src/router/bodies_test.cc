@@ -88,8 +88,9 @@ TEST(Bodies, PsParametersComeOutByteForByte) {
 }
 
 TEST(Bodies, PsPartIsMergedIntoAWholeAnswer) {
-  const auto merged = merge_whole(
-      text(R"({"prompt":"ab","echo":true,"logprobs":1,"prompt_logprobs":1})"), p_answer(),
+  const auto p = p_answer();
+  const auto merged = *whole_answer(
+      text(R"({"prompt":"ab","echo":true,"logprobs":1,"prompt_logprobs":1})"), &p,
       R"({"choices":[{"index":0,"text":"abc","logprobs":{"tokens":["c"],"token_logprobs":[-3],"top_logprobs":[{}],)"
       R"("text_offset":[2]}}],"usage":{"prompt_tokens":2,"prompt_tokens_details":{"cached_tokens":2}}})");
   EXPECT_NE(merged.find(R"("tokens":["a","b","c"])"), std::string::npos) << merged;
@@ -120,7 +121,7 @@ TEST(Bodies, LogprobsKeepEveryDigitAndOffsetsGoOnAfterThePrompt) {
       R"({"choices":[{"index":0,"logprobs":{"tokens":["c"],"token_logprobs":[-1.0150337219238281],)"
       R"("top_logprobs":[{}],"text_offset":[0]}}],"usage":{"prompt_tokens":2}})";
   EventMerger events(client, p);
-  for (const std::string& merged : {merge_whole(client, p, std::string(kFromD)), *events.merge(kFromD)}) {
+  for (const std::string& merged : {*whole_answer(client, &p, std::string(kFromD)), *events.merge(kFromD)}) {
     EXPECT_NE(merged.find(R"([null,-26.607765197753906,-1.0150337219238281])"), std::string::npos) << merged;
     EXPECT_NE(merged.find(R"("text_offset":[0,1,5])"), std::string::npos) << merged;
     EXPECT_NE(merged.find(R"("tokens":["a","b\"],","c"])"), std::string::npos) << merged;
@@ -132,9 +133,9 @@ TEST(Bodies, PSpeaksForAPromptThatDComputedToo) {
   constexpr std::string_view kFromD =
       R"({"choices":[{"index":0,"logprobs":{"tokens":["a","b","c"],"token_logprobs":[null,null,-7],)"
       R"("top_logprobs":[null,null,{}],"text_offset":[0,1,2]}}],"usage":{"prompt_tokens":2}})";
-  EventMerger events(client, p_answer());
-  for (const std::string& merged :
-       {merge_whole(client, p_answer(), std::string(kFromD)), *events.merge(kFromD)}) {
+  const auto p = p_answer();
+  EventMerger events(client, p);
+  for (const std::string& merged : {*whole_answer(client, &p, std::string(kFromD)), *events.merge(kFromD)}) {
     EXPECT_NE(merged.find(R"("tokens":["a","b","c"])"), std::string::npos) << merged;
     EXPECT_NE(merged.find(R"("token_logprobs":[null,-1,-7])"), std::string::npos) << merged;
     EXPECT_NE(merged.find(R"("text_offset":[0,1,2])"), std::string::npos) << merged;

@@ -11,13 +11,23 @@
 namespace baton::router {
 namespace {
 
+constexpr std::string_view kRetryAfter = "1";  // seconds, where no instance says better
+
 bool may_try_again(int status) { return status == 408 || status == 429 || status >= 500; }
+
+// vLLM's {"error":{...}} and its older {"object":"error",...}.
+bool is_error(std::string_view data) {
+  if (data.find("\"error\"") == std::string_view::npos) return false;
+  const auto event = api::ObjectBytes::parse(data);
+  if (!event) return false;
+  return event->find("error").value_or("null") != "null" || event->find("object") == "\"error\"";
+}
 
 // An upstream's error body goes to the client as it is if it is JSON, else wrapped in OpenAI's shape.
 Reply reply_of(const UpstreamAnswer& answer) {
-  Reply reply{.status = answer.status,
-              .body = answer.body,
-              .retry_later = answer.status == 429 || answer.status == 503};
+  Reply reply{.status = answer.status, .body = answer.body, .retry_after = answer.retry_after};
+  if (reply.retry_after.empty() && (answer.status == 429 || answer.status == 503))
+    reply.retry_after = kRetryAfter;
   if (!api::parse_json_object(answer.body)) {
     const std::string text = answer.body.empty()
                                  ? fmt::format("the instance answered {} without a body", answer.status)
@@ -43,10 +53,29 @@ Step PullFlow::finish(Reply reply, std::string outcome) {
 }
 
 Step PullFlow::finish_error(const Error& error, std::string outcome) {
+  const bool later = error.code == Code::kExhausted || error.code == Code::kUnavailable;
   return finish({.status = api::http_status(error.code),
                  .body = api::render_error(error),
-                 .retry_later = error.code == Code::kExhausted || error.code == Code::kUnavailable},
+                 .retry_after = std::string(later ? kRetryAfter : "")},
                 std::move(outcome));
+}
+
+Error PullFlow::named(InstanceId id, const Error& error) const {
+  const Instance* instance = registry_.find(id);
+  if (instance == nullptr) return error;
+  return {error.code,
+          fmt::format("{} instance {}: {}", side_name(instance->side), instance->address(), error.message)};
+}
+
+// Only Baton instances know /abort_request.
+void PullFlow::abort_at(InstanceId id, std::string request) {
+  const Instance* instance = registry_.find(id);
+  if (instance == nullptr || !instance->identity) return;
+  cleanups_.push_back({.instance = id,
+                       .host = instance->host,
+                       .port = instance->port,
+                       .ids = {std::move(request)},
+                       .decode_body = {}});
 }
 
 Step PullFlow::start() { return client_.is_prompt_list ? begin_decode() : begin_prefill(); }
@@ -77,14 +106,11 @@ Step PullFlow::again(Stage stage, const Error& error) {
 Step PullFlow::on_prefill(Result<UpstreamAnswer> answer, Time now) {
   p_.release_tokens();
   if (!answer) {
-    const Instance* instance = registry_.find(p_.instance());
-    const Error error{answer.error().code,
-                      fmt::format("prefill instance {}: {}", instance == nullptr ? "" : instance->address(),
-                                  answer.error().message)};
+    const Error error = named(p_.instance(), answer.error());
     registry_.on_request_failed(p_.instance(), answer.error().message, now);
     avoid_.push_back(p_.instance());
     // It may be computing still, or again after a pause.
-    cleanups_.push_back({.instance = p_.instance(), .ids = {request_id_}, .decode_body = {}});
+    abort_at(p_.instance(), request_id_);
     return again(Stage::kPrefill, error);
   }
   if (answer->status != 200) {
@@ -97,7 +123,8 @@ Step PullFlow::on_prefill(Result<UpstreamAnswer> answer, Time now) {
   auto read = read_prefill_answer(std::move(answer->body));
   if (!read) {
     avoid_.push_back(p_.instance());
-    return again(Stage::kPrefill, {Code::kUnavailable, "prefill instance: " + read.error().message});
+    abort_at(p_.instance(), request_id_);
+    return again(Stage::kPrefill, named(p_.instance(), {Code::kUnavailable, read.error().message}));
   }
   const bool ended = read->kv_transfer_params.empty() && is_baton(p_.instance());
   held_ = std::move(*read);
@@ -132,16 +159,17 @@ Step PullFlow::begin_decode() {
 void PullFlow::abandon_held() {
   if (!held_ || kv_taken_ || !p_) return;
   kv_taken_ = true;
-  Cleanup cleanup{.instance = p_.instance(), .ids = {}, .decode_body = {}};
   if (is_baton(p_.instance())) {
-    cleanup.ids = {held_->remote_request_id.empty() ? request_id_ : held_->remote_request_id};
-  } else {
-    const auto d = registry_.reserve_decode(0, p_.instance(), {});
-    if (!d) return;
-    cleanup.instance = d->instance();
-    cleanup.decode_body = decode_body(client_, held_->kv_transfer_params, false, seed_);
+    abort_at(p_.instance(), held_->remote_request_id.empty() ? request_id_ : held_->remote_request_id);
+    return;
   }
-  cleanups_.push_back(std::move(cleanup));
+  const Instance* d = registry_.partner_of(p_.instance());
+  if (d == nullptr) return;
+  cleanups_.push_back({.instance = d->id,
+                       .host = d->host,
+                       .port = d->port,
+                       .ids = {},
+                       .decode_body = decode_body(client_, held_->kv_transfer_params, false, seed_)});
 }
 
 Step PullFlow::on_decode_head() {
@@ -152,19 +180,19 @@ Step PullFlow::on_decode_head() {
 
 Step PullFlow::on_decode_whole(Result<UpstreamAnswer> answer, Time now) {
   if (answer && answer->status == 200) {
-    kv_taken_ = true;
-    std::string body =
-        held_ ? merge_whole(client_, *held_, std::move(answer->body)) : std::move(answer->body);
-    return finish({.body = std::move(body)}, "ok");
+    auto body = whole_answer(client_, held_ ? &*held_ : nullptr, std::move(answer->body));
+    if (body) {
+      kv_taken_ = true;
+      return finish({.body = std::move(*body)}, "ok");
+    }
+    const Error error = named(d_.instance(), body.error());
+    answer = UpstreamAnswer{.status = 502, .body = api::render_error(error, 502), .retry_after = {}};
   }
   if (!answer) {
-    const Instance* instance = registry_.find(d_.instance());
-    const Error error{answer.error().code,
-                      fmt::format("decode instance {}: {}", instance == nullptr ? "" : instance->address(),
-                                  answer.error().message)};
+    const Error error = named(d_.instance(), answer.error());
     registry_.on_request_failed(d_.instance(), answer.error().message, now);
     avoid_.push_back(d_.instance());
-    cleanups_.push_back({.instance = d_.instance(), .ids = {request_id_}, .decode_body = {}});
+    abort_at(d_.instance(), request_id_);
     // D may have taken the KV before it failed, so the next round begins with a new prefill; whatever P still
     // holds of this one is given up.
     abandon_held();
@@ -180,11 +208,19 @@ Step PullFlow::on_decode_whole(Result<UpstreamAnswer> answer, Time now) {
   return finish(reply_of(*answer), answer->status < 500 ? "refused" : "d_failed");
 }
 
+Step PullFlow::on_decode_empty(const Result<void>& end, Time now) {
+  if (!end) return on_decode_whole(Failure(end.error()), now);
+  const Error error = named(
+      d_.instance(), {Code::kUnavailable, "its stream ended before its first event, expected an answer"});
+  return on_decode_whole(
+      UpstreamAnswer{.status = 502, .body = api::render_error(error, 502), .retry_after = {}}, now);
+}
+
 void PullFlow::on_event(std::string_view raw, std::string_view data, std::string& out) {
   if (p_) p_.release();  // D has the KV
   kv_taken_ = true;
   if (data == "[DONE]") saw_done_ = true;
-  if (data.starts_with("{\"error\"")) saw_error_ = true;
+  if (is_error(data)) saw_error_ = true;
   if (merger_) {
     if (const auto merged = merger_->merge(data)) {
       out += "data: ";
@@ -199,16 +235,12 @@ void PullFlow::on_event(std::string_view raw, std::string_view data, std::string
 void PullFlow::on_stream_end(const Result<void>& end, Time now, std::string& out) {
   const bool whole = end.has_value() && saw_done_;
   if (!whole && !saw_error_) {
-    const Instance* instance = d_instance_ ? registry_.find(*d_instance_) : nullptr;
     const std::string why = end ? "its stream ended without [DONE]" : end.error().message;
-    api::append_error_event(
-        out, {Code::kUnavailable, fmt::format("the answer is not complete: decode instance {}: {}",
-                                              instance == nullptr ? "" : instance->address(), why)});
+    const Error error = named(d_.instance(), {Code::kUnavailable, why});
+    api::append_error_event(out, {error.code, "the answer is not complete: " + error.message});
     api::append_done(out);
-    if (d_) {
-      if (!end) registry_.on_request_failed(d_.instance(), why, now);
-      cleanups_.push_back({.instance = d_.instance(), .ids = {request_id_}, .decode_body = {}});
-    }
+    if (!end) registry_.on_request_failed(d_.instance(), why, now);
+    abort_at(d_.instance(), request_id_);
     abandon_held();
   }
   finish({}, whole && !saw_error_ ? "ok" : "d_failed");
@@ -217,7 +249,7 @@ void PullFlow::on_stream_end(const Result<void>& end, Time now, std::string& out
 void PullFlow::on_client_gone() {
   if (stage_ == Stage::kOver) return;
   if (stage_ == Stage::kPrefill && p_ && !held_) {
-    cleanups_.push_back({.instance = p_.instance(), .ids = {request_id_}, .decode_body = {}});
+    abort_at(p_.instance(), request_id_);
   }
   if (stage_ == Stage::kDecode && d_) {
     // The closed connection aborts D, which tells P by itself if it knows the hand-over already; P is told
@@ -227,11 +259,6 @@ void PullFlow::on_client_gone() {
   finish({}, "client_gone");
 }
 
-std::vector<Cleanup> PullFlow::take_cleanups() {
-  std::vector<Cleanup> taken = std::exchange(cleanups_, {});
-  // Only Baton instances know /abort_request.
-  std::erase_if(taken, [&](const Cleanup& c) { return c.decode_body.empty() && !is_baton(c.instance); });
-  return taken;
-}
+std::vector<Cleanup> PullFlow::take_cleanups() { return std::exchange(cleanups_, {}); }
 
 }  // namespace baton::router

@@ -8,9 +8,9 @@
 //              ▼                                                  ▼  from a new prefill if the KV is lost
 //            Reply (the true status)                            Reply
 //
-// Tried again: transport failures, 408, 429, 500 to 599, as often as the limits say. Never: other 4xx, and
-// nothing after the client has received a byte. Lists of prompts and requests whose P says that the answer
-// ended with its first token need no hand-over.
+// Tried again: transport failures, answers that are none, 408, 429, 500 to 599, as often as the limits say.
+// Never: other 4xx, and nothing after the client has received a byte. Lists of prompts and requests whose P
+// says that the answer ended with its first token need no hand-over.
 #pragma once
 
 #include <cstdint>
@@ -50,7 +50,7 @@ struct Reply {
   int status = 200;
   std::string content_type = "application/json";
   std::string body;
-  bool retry_later = false;  // Retry-After: 1
+  std::string retry_after = {};  // the header of that name, an instance's own where it gave one; empty: none
 };
 // D answers 200 to a streaming request: forward its events.
 struct Relay {};
@@ -59,9 +59,11 @@ using Step = std::variant<AskPrefill, AskDecode, Pause, Reply, Relay>;
 // What P or D must be told after the request went another way: its part of the work is not wanted.
 struct Cleanup {
   InstanceId instance{};
+  std::string host;  // its address: with the last reservation a draining instance leaves the registry
+  uint16_t port = 0;
   std::vector<std::string> ids;  // for /abort_request of a Baton instance
   // A P that is no Baton instance knows no /abort_request: D is given the hand-over and left at once, so that
-  // it tells P by itself (way (a) of docs/proxy.md).
+  // it tells P by itself.
   std::string decode_body;
 };
 
@@ -69,6 +71,7 @@ struct Cleanup {
 struct UpstreamAnswer {
   int status = 0;
   std::string body;
+  std::string retry_after = {};  // as in Reply
 };
 
 class PullFlow {
@@ -91,6 +94,8 @@ class PullFlow {
   void on_kv_unused() { abandon_held(); }
   Step on_decode_head();  // relays() held
   Step on_decode_whole(Result<UpstreamAnswer> answer, Time now);
+  // Instead of any on_event: the stream ended, well or not, before there was anything to forward.
+  Step on_decode_empty(const Result<void>& end, Time now);
 
   // While relaying: appends what the client gets for one event of D. `raw` is the event with its blank line,
   // `data` its data.
@@ -119,6 +124,8 @@ class PullFlow {
   Step finish(Reply reply, std::string outcome);
   Step finish_error(const Error& error, std::string outcome);
   void abandon_held();
+  void abort_at(InstanceId instance, std::string id);
+  Error named(InstanceId instance, const Error& error) const;
   bool is_baton(InstanceId id) const;
 
   Registry& registry_;

@@ -111,7 +111,7 @@ TEST_F(PullFlowTest, FailuresOfPAreTriedOnAnotherPAsOftenAsAllowed) {
   EXPECT_NE(as<AskPrefill>(second).instance, first);
   const Step end = f.on_prefill(UpstreamAnswer{503, ""}, kNow);
   EXPECT_EQ(as<Reply>(end).status, 503);
-  EXPECT_TRUE(as<Reply>(end).retry_later);
+  EXPECT_EQ(as<Reply>(end).retry_after, "1");
   EXPECT_EQ(f.retries(), 1U);
   expect_all_released();
 }
@@ -223,6 +223,78 @@ TEST_F(PullFlowTest, APWhoseKvWasNotFetchedIsToldOnce) {
   EXPECT_EQ(as<Reply>(f.on_decode_whole(UpstreamAnswer{200, R"({"choices":[]})"}, kNow)).status, 200);
   EXPECT_TRUE(f.take_cleanups().empty());
   expect_all_released();
+}
+
+TEST_F(PullFlowTest, AnInstanceThatLeavesWithItsLastRequestIsStillToldThatItsClientLeft) {
+  PullFlow f = flow("{}");
+  f.start();
+  f.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
+  registry_.remove(Side::kPrefill, "p", 1);
+  f.on_client_gone();
+  EXPECT_EQ(registry_.find(p_[0]), nullptr);
+  const auto cleanups = f.take_cleanups();
+  ASSERT_EQ(cleanups.size(), 1U);
+  EXPECT_EQ(cleanups[0].host, "p");
+  EXPECT_EQ(cleanups[0].port, 1);
+  EXPECT_EQ(cleanups[0].ids, std::vector<std::string>{"held-1"});
+}
+
+TEST_F(PullFlowTest, AnInstancesRetryAfterIsPassedOn) {
+  PullFlow f = flow("{}", 1);
+  f.start();
+  const Step step = f.on_prefill(UpstreamAnswer{.status = 429, .body = "", .retry_after = "17"}, kNow);
+  EXPECT_EQ(as<Reply>(step).status, 429);
+  EXPECT_EQ(as<Reply>(step).retry_after, "17");
+}
+
+TEST_F(PullFlowTest, AWholeAnswerThatIsNoneIsTriedElsewhereAndNeverA200) {
+  for (const std::string_view body : {"", "oops", "[1]", "{\"choices\":"}) {
+    PullFlow f = flow("{}", 2);
+    f.start();
+    const InstanceId first = as<AskDecode>(f.on_prefill(UpstreamAnswer{200, kHeld}, kNow)).instance;
+    as<Pause>(f.on_decode_whole(UpstreamAnswer{200, std::string(body)}, kNow));
+    EXPECT_NE(as<AskDecode>(f.on_pause_done()).instance, first);
+    const Step end = f.on_decode_whole(UpstreamAnswer{200, std::string(body)}, kNow);
+    EXPECT_EQ(as<Reply>(end).status, 502);
+    EXPECT_NE(as<Reply>(end).body.find("decode instance d:"), std::string::npos) << as<Reply>(end).body;
+    EXPECT_EQ(registry_.find(first)->health, Health::kUp);
+    expect_all_released();
+  }
+}
+
+TEST_F(PullFlowTest, AStreamThatEndsBeforeItsFirstEventIsTriedAgain) {
+  PullFlow f = flow(R"({"stream":true})", 2);
+  f.start();
+  f.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
+  f.on_decode_head();
+  as<Pause>(f.on_decode_empty({}, kNow));
+  as<AskDecode>(f.on_pause_done());
+  f.on_decode_head();
+  const Step end = f.on_decode_empty({}, kNow);
+  EXPECT_EQ(as<Reply>(end).status, 502);
+  EXPECT_NE(as<Reply>(end).body.find("before its first event"), std::string::npos) << as<Reply>(end).body;
+  expect_all_released();
+}
+
+TEST_F(PullFlowTest, ErrorEventsAreKnownInEveryShapeAndTextIsNotTakenForOne) {
+  const std::vector<std::pair<std::string, std::string>> rows = {
+      {R"({"error":{"message":"x"}})", "d_failed"},
+      {R"({ "error" : {"message":"x"}})", "d_failed"},
+      {R"({"object":"error","message":"x"})", "d_failed"},
+      {R"({"choices":[{"text":"{\"error\":1}"}]})", "ok"},
+      {R"({"choices":[],"error":null})", "ok"},
+  };
+  for (const auto& [data, outcome] : rows) {
+    PullFlow f = flow(R"({"stream":true})");
+    f.start();
+    f.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
+    f.on_decode_head();
+    std::string out;
+    f.on_event("", data, out);
+    f.on_event("", "[DONE]", out);
+    f.on_stream_end({}, kNow, out);
+    EXPECT_EQ(f.outcome(), outcome) << data;
+  }
 }
 
 TEST_F(ForeignPullFlowTest, AForeignPIsFreedThroughD) {

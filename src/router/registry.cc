@@ -127,10 +127,11 @@ bool Registry::fits(const Instance& p, const Instance& d) const {
   return api::pairing_mismatch(*p.identity, *d.identity).empty();
 }
 
-Instance* Registry::best(Side side, const std::vector<InstanceId>& avoid, std::optional<InstanceId> partner) {
+Instance* Registry::best(Side side, const std::vector<InstanceId>& avoid,
+                         std::optional<InstanceId> partner) const {
   Instance* best = nullptr;
   bool best_avoided = false;
-  const Instance* p = partner ? get(*partner) : nullptr;
+  const Instance* p = partner ? find(*partner) : nullptr;
   for (auto& candidate : instances_) {
     if (candidate->side != side || candidate->health != Health::kUp || candidate->is_draining) continue;
     if (side == Side::kDecode && p != nullptr && !fits(*p, *candidate)) continue;
@@ -152,14 +153,30 @@ Instance* Registry::best(Side side, const std::vector<InstanceId>& avoid, std::o
   return best;
 }
 
+std::string Registry::why_not(const Instance& p, const Instance& d) const {
+  if (d.health != Health::kUp) return d.reason;
+  if (d.is_draining) return "it is being removed";
+  if (fits(p, d)) return {};
+  return p.identity && d.identity ? api::pairing_mismatch(*p.identity, *d.identity)
+                                  : "one is a Baton instance and the other is not";
+}
+
+std::string Registry::why_no_partner(const Instance& p) const {
+  std::string why;
+  for (const auto& d : instances_) {
+    if (d->side == Side::kDecode) why += fmt::format("; {}: {}", d->address(), why_not(p, *d));
+  }
+  return why.empty() ? ": none is known" : ":" + why.substr(1);
+}
+
 std::string Registry::why_none(Side side, std::optional<InstanceId> partner) const {
   std::string why;
   const Instance* p = partner ? find(*partner) : nullptr;
   for (const auto& instance : instances_) {
     if (instance->side != side) continue;
     std::string reason = instance->is_draining ? "it is being removed" : instance->reason;
-    if (reason.empty())
-      reason = p != nullptr ? "it does not fit " + p->address() : "no decode instance fits it";
+    if (reason.empty() && p != nullptr) reason = why_not(*p, *instance);
+    if (reason.empty()) reason = "no decode instance fits it" + why_no_partner(*instance);
     why += fmt::format("{}{}: {}", why.empty() ? "" : "; ", instance->address(), reason);
   }
   return fmt::format("no {} instance can take the request ({})", side_name(side),
@@ -194,15 +211,21 @@ Result<Reservation> Registry::reserve_decode(size_t body_bytes, std::optional<In
   return take(*chosen, decode_score(body_bytes), 0);
 }
 
+Result<void> Registry::ready() const {
+  if (best(Side::kPrefill, {}, std::nullopt) == nullptr)
+    return fail(Code::kUnavailable, why_none(Side::kPrefill, std::nullopt));
+  return {};
+}
+
+const Instance* Registry::partner_of(InstanceId p) const { return best(Side::kDecode, {}, p); }
+
 std::vector<RefusedPair> Registry::refused_pairs() const {
   std::vector<RefusedPair> refused;
   for (const auto& p : instances_) {
     if (p->side != Side::kPrefill || p->health != Health::kUp) continue;
     for (const auto& d : instances_) {
       if (d->side != Side::kDecode || d->health != Health::kUp || fits(*p, *d)) continue;
-      std::string reason = p->identity && d->identity ? api::pairing_mismatch(*p->identity, *d->identity)
-                                                      : "one is a Baton instance and the other is not";
-      refused.push_back({p->address(), d->address(), std::move(reason)});
+      refused.push_back({p->address(), d->address(), why_not(*p, *d)});
     }
   }
   return refused;

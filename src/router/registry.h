@@ -119,6 +119,11 @@ class Registry {
   Result<Reservation> reserve_decode(size_t body_bytes, std::optional<InstanceId> partner,
                                      const std::vector<InstanceId>& avoid);
 
+  // Whether reserve_prefill would find one now; the same error. Reserves nothing.
+  Result<void> ready() const;
+  // The decode instance that reserve_decode would choose for `p`; nullptr if there is none. Reserves nothing.
+  const Instance* partner_of(InstanceId p) const;
+
   const Instance* find(InstanceId id) const;
   const std::vector<std::unique_ptr<Instance>>& instances() const { return instances_; }
   std::vector<RefusedPair> refused_pairs() const;
@@ -129,8 +134,11 @@ class Registry {
   Instance* get(InstanceId id);
   Reservation take(Instance& instance, double tokens, double kv);
   bool fits(const Instance& p, const Instance& d) const;
-  Instance* best(Side side, const std::vector<InstanceId>& avoid, std::optional<InstanceId> partner);
+  Instance* best(Side side, const std::vector<InstanceId>& avoid, std::optional<InstanceId> partner) const;
   std::string why_none(Side side, std::optional<InstanceId> partner) const;
+  std::string why_not(const Instance& p,
+                      const Instance& d) const;  // p cannot hand over to d now; empty if it can
+  std::string why_no_partner(const Instance& p) const;
   void drop_if_drained(InstanceId id);
 
   std::vector<std::unique_ptr<Instance>> instances_;  // in order of addition

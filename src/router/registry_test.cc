@@ -103,7 +103,13 @@ TEST(Registry, PairsThatDoNotFitAreRefusedBeforeAnyPrefill) {
   d.fingerprint = "other";
   c.registry.on_probe_ok(c.p[0], p, kStart);
   c.registry.on_probe_ok(c.d[0], d, kStart);
-  EXPECT_FALSE(c.registry.reserve_prefill(1, {}));
+  const auto none = c.registry.reserve_prefill(1, {});
+  ASSERT_FALSE(none);
+  EXPECT_EQ(
+      none.error().message,
+      "no prefill instance can take the request (10.0.0.1:7100: no decode instance fits it: 10.0.0.2:7200: "
+      "fingerprint: f on the prefill instance, other on the decode instance)");
+  EXPECT_EQ(c.registry.ready().error().message, none.error().message);
   const auto refused = c.registry.refused_pairs();
   ASSERT_EQ(refused.size(), 1U);
   EXPECT_NE(refused[0].reason.find("fingerprint"), std::string::npos) << refused[0].reason;
