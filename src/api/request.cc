@@ -141,7 +141,7 @@ Result<void> read_tools(const json::object& body, ChatRequest& request) {
 Result<void> read_template(const json::object& body, const RequestLimits& limits, ChatRequest& request) {
   TRY(auto text, read_text(body, "chat_template", limits.body_bytes_max));
   if (text && !limits.trust_chat_template) {
-    return fail(Code::kDenied,
+    return fail(Code::kInvalid,
                 "chat_template: the server takes none from clients (--trust-request-chat-template)",
                 "chat_template");
   }

@@ -214,7 +214,7 @@ TEST(ChatRequest, EachMistakeNamesFieldValueAndExpectation) {
             "tools[0]: {\"function\":{}}, expected an object with a function that has a name");
   EXPECT_EQ(chat(R"("tools":[{"function":{"name":"f"}}],"tool_choice":"required")").error().message,
             "tool_choice: \"required\" is not supported yet, expected none or auto");
-  EXPECT_EQ(chat(R"("chat_template":"x")").error().code, Code::kDenied);
+  EXPECT_EQ(chat(R"("chat_template":"x")").error().code, Code::kInvalid);
   RequestLimits trusting = kLimits;
   trusting.trust_chat_template = true;
   EXPECT_EQ(

@@ -337,6 +337,7 @@ void LoadedInstance::warm_up() {
   language_model_->forward(
       {.tokens = tokens.first(1), .sequences = std::span(&decode, 1), .logit_rows = std::span(&first, 1)},
       *arena_, go_on);
+  log_info("serve", "warmed up: weights and KV are in memory, one prefill and one decode step have run");
 }
 
 void LoadedInstance::verify_fingerprint_later() {
