@@ -131,31 +131,30 @@ void store_tile(const ProductBlock& b, size_t row, size_t col, float* sums) {
   }
 }
 
-// Where the weights of a block come from: memory for its first tile of rows, the second-level cache after it.
-enum class Source { kMemory, kCache };
-
-// From memory the caches are asked for the columns of the next tile, run after run: in the order of memory if
-// they lie without gaps.
-template <class Run, int kCols>
-struct NextTile {
-  static constexpr size_t kRunBytes = Run::kRun * sizeof(typename Run::W);
-  const std::byte* next;
-  size_t run_step, column_step;  // bytes
-
-  NextTile(const ProductBlock& b, size_t col)
-      : next(static_cast<const std::byte*>(b.w) + (col + kCols) * b.w_stride * sizeof(typename Run::W)),
-        run_step(b.w_stride == b.k ? kRunBytes * kCols : kRunBytes),
-        column_step(b.w_stride == b.k ? kRunBytes : b.w_stride * sizeof(typename Run::W)) {}
-};
+// The same for `cols` columns, at most 16, of one row.
+template <class L>
+void store_row(const ProductBlock& b, size_t row, size_t col, size_t cols, float* sums) {
+  if (b.bias != nullptr) {
+    for (size_t c = 0; c < cols; ++c) sums[c] += element_as_float<L>(b.bias, b.bias_type, col + c);
+  }
+  const size_t at = row * b.y_stride + col;
+  if (b.y_type == DType::kF32) {
+    __builtin_memcpy(static_cast<float*>(b.y) + at, sums, cols * sizeof(float));
+    return;
+  }
+  alignas(64) uint16_t rounded[16];
+  L::store_bf16(rounded, L::load(sums));
+  __builtin_memcpy(static_cast<uint16_t*>(b.y) + at, rounded, cols * sizeof(uint16_t));
+}
 
 // From the cache a tile asks for its own columns, that far ahead.
 constexpr size_t kAheadBytes = 1024;
 
 // sums[r * kCols + c] = the elements [begin, end) of row r of x times those of row c of w.
-template <class L, class Run, int kRows, int kCols, Source kSource>
+template <class L, class Run, int kRows, int kCols>
 [[gnu::always_inline]] inline void slice_tile(const typename Run::X* const (&x)[kRows],
                                               const typename Run::W* const (&w)[kCols], size_t begin,
-                                              size_t end, NextTile<Run, kCols>& ahead, float* sums) {
+                                              size_t end, float* sums) {
   typename L::F acc[kRows * kCols];
 #pragma clang loop unroll(full)
   for (int a = 0; a < kRows * kCols; ++a) acc[a] = L::zero();
@@ -164,16 +163,9 @@ template <class L, class Run, int kRows, int kCols, Source kSource>
     run_step<Run, kRows, kCols>(
         acc, [&](int r) { return Run::load_x(x[r] + i); },
         [&](int c) {
-          if constexpr (kSource == Source::kCache) {
-            L::prefetch(w[c] + i + kAheadBytes / sizeof(typename Run::W));
-          } else if constexpr (kRows > 4) {  // there is time to fetch into the second level, which is larger
-            L::prefetch_far(ahead.next + static_cast<size_t>(c) * ahead.column_step);
-          } else {
-            L::prefetch(ahead.next + static_cast<size_t>(c) * ahead.column_step);
-          }
+          L::prefetch(w[c] + i + kAheadBytes / sizeof(typename Run::W));
           return Run::load_w(w[c] + i);
         });
-    if constexpr (kSource == Source::kMemory) ahead.next += ahead.run_step;
   }
   if (i < end) {
     run_step<Run, kRows, kCols>(
@@ -183,7 +175,7 @@ template <class L, class Run, int kRows, int kCols, Source kSource>
   L::template sums<kRows * kCols>(acc, sums);
 }
 
-template <class L, class Run, int kRows, int kCols, Source kSource>
+template <class L, class Run, int kRows, int kCols>
 [[gnu::noinline]] void product_tile(const ProductBlock& b, size_t row, size_t col) {
   constexpr int kCount = kRows * kCols;
   alignas(64) float sums[(kCount + 15) / 16 * 16] = {};
@@ -194,35 +186,104 @@ template <class L, class Run, int kRows, int kCols, Source kSource>
   for (size_t r = 0; r < kRows; ++r) x[r] = static_cast<const typename Run::X*>(b.x) + (row + r) * b.x_stride;
 #pragma clang loop unroll(full)
   for (size_t c = 0; c < kCols; ++c) w[c] = static_cast<const typename Run::W*>(b.w) + (col + c) * b.w_stride;
-  NextTile<Run, kCols> ahead(b, col);
   const size_t slices = b.slices;
   const size_t width = b.k / slices;
   for (size_t s = 0; s < slices; ++s) {
-    slice_tile<L, Run, kRows, kCols, kSource>(x, w, s * width, (s + 1) * width, ahead, sums);
+    slice_tile<L, Run, kRows, kCols>(x, w, s * width, (s + 1) * width, sums);
     if (slices > 1) push_slice<kCount>(s, level, sums);
   }
   store_tile<L, kRows, kCols>(b, row, col, sums);
 }
 
-// All columns of kRows rows.
-template <class L, class Run, int kRows, Source kSource>
+// All columns of a tile of rows, with the weights in the second-level cache.
+template <class L, class Run>
 void product_rows(const ProductBlock& b, size_t row) {
+  constexpr int kRows = L::kTileRows;
   size_t col = 0;
   for (; col + L::kTileCols <= b.cols; col += L::kTileCols) {
-    product_tile<L, Run, kRows, L::kTileCols, kSource>(b, row, col);
+    product_tile<L, Run, kRows, L::kTileCols>(b, row, col);
   }
-  for (; col < b.cols; ++col) product_tile<L, Run, kRows, 1, kSource>(b, row, col);
+  for (; col < b.cols; ++col) product_tile<L, Run, kRows, 1>(b, row, col);
 }
 
-template <class L, class Run, Source kSource>
+// Weights that come from memory are read as one stream, a row of w after the other: the hardware's prefetcher
+// follows one stream to the full bandwidth, but not several rows a multiple of 1 KiB apart.
+constexpr size_t kStreamSums = 16;  // columns x slices that are reduced together
+
+// acc[r] = the elements [begin, end) of row r of x times those of w.
+template <class L, class Run, int kRows>
+[[gnu::always_inline]] inline void stream_slice(const typename Run::X* x, size_t x_stride,
+                                                const typename Run::W* w, size_t begin, size_t end,
+                                                typename L::F* acc) {
+#pragma clang loop unroll(full)
+  for (int r = 0; r < kRows; ++r) acc[r] = L::zero();
+  size_t i = begin;
+  for (; i + Run::kRun <= end; i += Run::kRun) {
+    run_step<Run, kRows, 1>(
+        acc, [&](int r) { return Run::load_x(x + static_cast<size_t>(r) * x_stride + i); },
+        [&](int) { return Run::load_w(w + i); });
+  }
+  if (i < end) {
+    run_step<Run, kRows, 1>(
+        acc, [&](int r) { return Run::load_x(x + static_cast<size_t>(r) * x_stride + i, end - i); },
+        [&](int) { return Run::load_w(w + i, end - i); });
+  }
+}
+
+// sums[column * slices + slice] -> sums[column]: the binary tree of neighbours.
+inline void add_slices(size_t slices, float* sums) {
+  for (size_t n = kStreamSums; slices > 1; slices /= 2) {
+    n /= 2;
+    for (size_t i = 0; i < n; ++i) sums[i] = sums[2 * i] + sums[2 * i + 1];
+  }
+}
+
+// `cols` columns, at most kStreamSums / slices.
+template <class L, class Run, int kRows>
+[[gnu::noinline]] void stream_tile(const ProductBlock& b, size_t row, size_t col, size_t cols) {
+  using F = typename L::F;
+  const auto* x = static_cast<const typename Run::X*>(b.x) + row * b.x_stride;
+  const size_t width = b.k / b.slices;
+  F lanes[kRows][kStreamSums];
+  size_t n = 0;
+  for (size_t c = 0; c < cols; ++c) {
+    const auto* w = static_cast<const typename Run::W*>(b.w) + (col + c) * b.w_stride;
+    for (size_t s = 0; s < b.slices; ++s, ++n) {
+      F acc[kRows];
+      stream_slice<L, Run, kRows>(x, b.x_stride, w, s * width, (s + 1) * width, acc);
+#pragma clang loop unroll(full)
+      for (int r = 0; r < kRows; ++r) lanes[r][n] = acc[r];
+    }
+  }
+  for (; n < kStreamSums; ++n) {
+    for (int r = 0; r < kRows; ++r) lanes[r][n] = L::zero();
+  }
+  for (int r = 0; r < kRows; ++r) {
+    alignas(64) float sums[kStreamSums];
+    L::template sums<kStreamSums>(lanes[r], sums);
+    add_slices(b.slices, sums);
+    store_row<L>(b, row + static_cast<size_t>(r), col, cols, sums);
+  }
+}
+
+template <class L, class Run, int kRows>
+void stream_rows(const ProductBlock& b, size_t row) {
+  const size_t step = kStreamSums / b.slices;
+  for (size_t col = 0; col < b.cols; col += step) {
+    stream_tile<L, Run, kRows>(b, row, col, b.cols - col < step ? b.cols - col : step);
+  }
+}
+
+// Fewer rows than a tile has.
+template <class L, class Run>
 void few_rows(const ProductBlock& b, size_t row) {
   const size_t rows = b.rows - row;
-  if (rows == 1) product_rows<L, Run, 1, kSource>(b, row);
+  if (rows == 1) stream_rows<L, Run, 1>(b, row);
   if constexpr (L::kTileRows > 2) {
-    if (rows == 2) product_rows<L, Run, 2, kSource>(b, row);
-    if (rows == 3) product_rows<L, Run, 3, kSource>(b, row);
-    if (rows == 4) product_rows<L, Run, 4, kSource>(b, row);
-    if (rows == 5) product_rows<L, Run, 5, kSource>(b, row);
+    if (rows == 2) stream_rows<L, Run, 2>(b, row);
+    if (rows == 3) stream_rows<L, Run, 3>(b, row);
+    if (rows == 4) stream_rows<L, Run, 4>(b, row);
+    if (rows == 5) stream_rows<L, Run, 5>(b, row);
   }
 }
 
@@ -244,24 +305,24 @@ void spread_rows(const ProductBlock& b, size_t row) {
     __builtin_memcpy(spread + r * tile.x_stride, static_cast<const X*>(b.x) + (row + r) * b.x_stride,
                      b.k * sizeof(X));
   }
-  product_rows<L, Run, kRows, Source::kCache>(tile, 0);
+  product_rows<L, Run>(tile, 0);
 }
 
 template <class L, class Run>
 void product_of(const ProductBlock& b) {
   constexpr size_t kRows = L::kTileRows;
-  if (b.rows < kRows) return few_rows<L, Run, Source::kMemory>(b, 0);
-  product_rows<L, Run, kRows, Source::kMemory>(b, 0);
+  if (b.rows < kRows) return few_rows<L, Run>(b, 0);
+  stream_rows<L, Run, kRows>(b, 0);
   const bool spread = b.x_stride * sizeof(typename Run::X) % kSetStride == 0 && b.k + 32 <= kSpreadElements;
   size_t row = kRows;
   for (; row + kRows <= b.rows; row += kRows) {
     if (spread) {
       spread_rows<L, Run>(b, row);
     } else {
-      product_rows<L, Run, kRows, Source::kCache>(b, row);
+      product_rows<L, Run>(b, row);
     }
   }
-  few_rows<L, Run, Source::kCache>(b, row);
+  few_rows<L, Run>(b, row);
 }
 
 template <class L>
