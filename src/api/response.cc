@@ -35,6 +35,8 @@ std::string shown_text(const Candidate& token, bool as_id) {
   return as_id ? fmt::format("token_id:{}", token.token) : token.text;
 }
 
+bool is_continuation(char byte) { return (static_cast<unsigned char>(byte) & 0xC0U) == 0x80U; }
+
 // {"token","logprob","bytes"} without the closing brace.
 void append_chat_token(std::string& out, const Candidate& token, bool as_id) {
   const std::string text = shown_text(token, as_id);
@@ -96,10 +98,11 @@ void append_completion_logprobs(std::string& out, const std::vector<PositionLogp
     if (&position != &positions.front()) {
       for (std::string* list : {&offsets, &logprobs, &tokens, &tops}) *list += ',';
     }
-    append_json_integer(offsets, offset);
-    const std::string text = shown_text(position.chosen, as_ids);
-    offset += static_cast<int64_t>(text.size());
-    append_json_string(tokens, text);
+    const std::string& text = position.chosen.text;
+    const bool begins_inside = offset > 0 && !text.empty() && is_continuation(text.front());
+    append_json_integer(offsets, begins_inside ? offset - 1 : offset);
+    offset += characters_begun(text);
+    append_json_string(tokens, shown_text(position.chosen, as_ids));
     if (position.known) {
       append_logprob(logprobs, position.chosen.logprob);
       append_top_object(tops, position, as_ids);
@@ -212,6 +215,10 @@ std::optional<FinishReason> parse_finish_reason(std::string_view name) {
     if (finish_reason_name(reason) == name) return reason;
   }
   return std::nullopt;
+}
+
+int64_t characters_begun(std::string_view bytes) {
+  return std::ranges::count_if(bytes, [](char byte) { return !is_continuation(byte); });
 }
 
 std::string completion_id(std::string_view request_id) { return fmt::format("cmpl-{}", request_id); }

@@ -79,6 +79,10 @@ struct ResponseHead {
   bool tokens_as_ids = false;  // return_tokens_as_token_ids
 };
 
+// Characters that begin in `bytes`, which may end or begin inside one. text_offset counts these, as its
+// readers' strings do; a token that begins inside a character points at that character.
+int64_t characters_begun(std::string_view bytes);
+
 std::string completion_id(std::string_view request_id);  // "cmpl-<id>"
 std::string chat_id(std::string_view request_id);        // "chatcmpl-<id>"
 
@@ -95,7 +99,7 @@ struct Delta {
   std::optional<FinishReason> finish_reason = {};
   StopReason stop_reason = {};
   const std::vector<PositionLogprobs>* logprobs = nullptr;  // null: not asked for
-  int64_t text_offset = 0;                                  // bytes of this choice sent before (completions)
+  int64_t text_offset = 0;                                  // characters before the first of `logprobs`
   const std::vector<TokenId>* token_ids = nullptr;          // return_token_ids
   const std::vector<TokenId>* prompt_token_ids = nullptr;   // return_token_ids, the choice's first chunk only
   const Usage* usage = nullptr;                             // continuous_usage_stats

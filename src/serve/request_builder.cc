@@ -187,7 +187,7 @@ Result<void> check_name(const ServedModel& model, std::string_view asked) {
       "model");
 }
 
-Result<TokenizedPrompt> tokenize_chat(const ServedModel& model, const api::ChatRequest& request) {
+Result<TokenizedPrompt> encode_chat(const ServedModel& model, const api::ChatRequest& request) {
   TokenizedPrompt prompt;
   text::RenderRequest render;
   render.messages = request.messages;
@@ -204,6 +204,11 @@ Result<TokenizedPrompt> tokenize_chat(const ServedModel& model, const api::ChatR
     TRY(prompt.text, model.chat_template->render(render));
   }
   TRY(prompt.tokens, model.tokenizer.encode(prompt.text, request.add_special_tokens));
+  return prompt;
+}
+
+Result<TokenizedPrompt> tokenize_chat(const ServedModel& model, const api::ChatRequest& request) {
+  TRY(TokenizedPrompt prompt, encode_chat(model, request));
   TRY_DO(check_prompt(model, prompt.tokens));
   return prompt;
 }

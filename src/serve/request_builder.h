@@ -24,6 +24,8 @@ struct TokenizedPrompt {
 // kInvalid: a template that refuses the messages, text that is not UTF-8, ids outside the vocabulary, an
 // empty prompt, or one that leaves no room within max_model_len.
 Result<TokenizedPrompt> tokenize_chat(const ServedModel& model, const api::ChatRequest& request);
+// tokenize_chat without its bounds: for counting, also what is too long to be answered.
+Result<TokenizedPrompt> encode_chat(const ServedModel& model, const api::ChatRequest& request);
 Result<TokenizedPrompt> tokenize_prompt(const ServedModel& model, const api::Prompt& prompt,
                                         bool add_special_tokens);
 

@@ -134,7 +134,7 @@ Answer answer_tokenize(Desk& desk, http::Request& request, http::ResponseWriter&
     } else {
       auto chat = std::get<api::ChatRequest>(asked.input);
       api::normalise_messages(chat.messages);
-      TRY(const TokenizedPrompt prompt, tokenize_chat(*desk.model, chat));
+      TRY(const TokenizedPrompt prompt, encode_chat(*desk.model, chat));
       tokens = prompt.tokens;
     }
     std::vector<std::string> texts;

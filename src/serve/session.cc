@@ -33,12 +33,21 @@ std::string request_name(const http::Request& http, const std::string& in_body) 
   return random_id<HandoverId>().hex();
 }
 
+// The content of the last message if it is the assistant's own, else nothing.
+std::string begun_message(const api::json::array& messages) {
+  const api::json::object& last = messages.back().as_object();
+  const api::json::value* role = last.if_contains("role");
+  const api::json::value* content = last.if_contains("content");
+  const bool is_own = role != nullptr && role->is_string() && role->get_string() == "assistant";
+  return is_own && content != nullptr && content->is_string() ? std::string(content->get_string()) : "";
+}
+
 // One choice on its way out.
 struct ChoiceState {
   uint32_t prompt = 0;  // index into Session::prompts_
   ChoiceText text;
-  bool begun = false;  // its first chunk was sent
-  int64_t sent_bytes = 0;
+  bool begun = false;       // its first chunk was sent
+  int64_t text_offset = 0;  // characters before its next token, where logprobs are asked for
   // Kept only for whole answers:
   std::string whole_text;
   std::vector<TokenId> token_ids;
@@ -84,6 +93,7 @@ class Session {
   void send_whole();
   void send_failure(const Error& error);
   api::Usage usage() const;
+  api::Usage usage_of(const ChoiceState& choice) const;
   bool drops_output() const { return common_->echo && common_->sampling.max_tokens == 0; }
 
   Desk& desk_;
@@ -123,7 +133,7 @@ Result<void> Session::prepare() {
         "carries the hand-over",
         "kv_transfer_params");
   }
-  if (common_->echo && common_->sampling.logprobs && !common_->sampling.prompt_logprobs) {
+  if (!is_chat() && common_->echo && common_->sampling.logprobs && !common_->sampling.prompt_logprobs) {
     common_->sampling.prompt_logprobs = common_->sampling.logprobs;
   }
   const std::string name = request_name(http_, common_->request_id);
@@ -139,6 +149,8 @@ Result<void> Session::prepare() {
 Result<void> Session::prepare_chat() {
   api::normalise_messages(chat_.messages);
   TRY(TokenizedPrompt prompt, tokenize_chat(*desk_.model, chat_));
+  // A chat echoes, as in vLLM, only the message that its answer goes on with.
+  if (chat_.echo) prompt.text = begun_message(chat_.messages);
   return add_prompt(std::move(prompt), std::nullopt);
 }
 
@@ -218,6 +230,14 @@ api::Usage Session::usage() const {
   return usage;
 }
 
+// As vLLM counts in a chunk: this choice and its prompt alone.
+api::Usage Session::usage_of(const ChoiceState& choice) const {
+  const PromptState& prompt = prompts_[choice.prompt];
+  return {.prompt_tokens = prompt.record.prompt_tokens,
+          .completion_tokens = drops_output() ? 0 : choice.text.tokens(),
+          .cached_tokens = prompt.record.cached_tokens};
+}
+
 void Session::take_prompt(PromptState& prompt, const engine::PromptEvent& event) {
   prompt.record.cached_tokens = event.cached_tokens;
   prompt.record.remote = event.remote;
@@ -262,12 +282,14 @@ void Session::append_chunk(ChoiceState& choice, ChoiceText::Added added) {
     }
   }
   const auto index = static_cast<int32_t>(&choice - choices_.data());
-  const api::Usage now = common_->continuous_usage_stats ? usage() : api::Usage{};
+  api::Usage now = usage_of(choice);
   api::Delta delta{.index = index, .text = {}, .finish_reason = {}, .stop_reason = {}};
   if (common_->continuous_usage_stats) delta.usage = &now;
   if (first && common_->return_token_ids) delta.prompt_token_ids = &prompt.prompt.tokens;
   if (first && is_chat()) {
+    now.completion_tokens = 0;  // the role is none
     chunks_->append_role(out_, delta);
+    now = usage_of(choice);
     delta.prompt_token_ids = nullptr;
   }
   choice.begun = true;
@@ -279,9 +301,11 @@ void Session::append_chunk(ChoiceState& choice, ChoiceText::Added added) {
   if (common_->sampling.logprobs) delta.logprobs = &added.logprobs;
   if (common_->return_token_ids) delta.token_ids = &added.token_ids;
   // Without the prompt's logprobs the first chunk's begin after the prompt.
-  const bool skips_prompt = first && common_->echo && !prompt.logprobs;
-  delta.text_offset = skips_prompt ? static_cast<int64_t>(prompt.prompt.text.size()) : choice.sent_bytes;
-  choice.sent_bytes += static_cast<int64_t>(added.text.size());
+  if (first && common_->echo && !prompt.logprobs)
+    choice.text_offset = api::characters_begun(prompt.prompt.text);
+  delta.text_offset = choice.text_offset;
+  for (const auto& position : added.logprobs)
+    choice.text_offset += api::characters_begun(position.chosen.text);
   // Text that is held back (half a character, the beginning of a stop string) makes no chunk of its own
   // unless the client counts tokens.
   const bool says_something = !added.text.empty() || delta.finish_reason || delta.logprobs != nullptr ||
@@ -319,6 +343,12 @@ void Session::take_end(PromptState& prompt, const engine::FinishedEvent& event) 
   desk_.metrics.inference_time_s.observe(seconds(event.timings.prefill + event.timings.decode));
   if (prompt.record.remote) desk_.metrics.handover_time_s.observe(seconds(event.timings.handover));
   desk_.metrics.request_generation_tokens.observe(event.output_tokens);
+  // The mean over its choices, which are drawn side by side.
+  const uint32_t n = prompt.sampling.n;
+  if (event.output_tokens > n) {
+    desk_.metrics.time_per_output_token_s.observe(seconds(event.timings.decode) /
+                                                  (static_cast<double>(event.output_tokens) / n - 1));
+  }
   desk_.recent.add(prompt.record);
 }
 
