@@ -6,6 +6,7 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <numeric>
 
 namespace baton::api {
 namespace {
@@ -152,6 +153,12 @@ void append_own(Exposition& text, const Labels& labels, const ServeMetrics& m) {
 }
 
 }  // namespace
+
+Histogram::Histogram(std::span<const double> bounds, std::span<const uint64_t> counts, double sum)
+    : bounds_(bounds),
+      counts_(counts.begin(), counts.end()),
+      count_(std::accumulate(counts.begin(), counts.end(), uint64_t{0})),
+      sum_(sum) {}
 
 void Histogram::observe(double value, uint64_t times) {
   const auto edge = std::ranges::lower_bound(bounds_, value);

@@ -19,6 +19,8 @@ class Histogram {
  public:
   // `bounds`: upper edges, ascending, static storage; +Inf is implied.
   explicit Histogram(std::span<const double> bounds) : bounds_(bounds), counts_(bounds.size() + 1) {}
+  // A copy of what another owner has counted. counts [bounds + 1], not cumulative.
+  Histogram(std::span<const double> bounds, std::span<const uint64_t> counts, double sum);
   void observe(double value) { observe(value, 1); }
   void observe(double value, uint64_t times);
 

@@ -19,11 +19,9 @@ struct Sequence {
   std::vector<TokenId> tokens;  // prompt, then answer
   kv::BlockTable table;
   uint32_t computed = 0;
-  bool admitted = false;               // has a seat: may own blocks and be computed
-  bool done = false;                   // no more tokens; owns nothing
-  std::map<TokenId, uint32_t> drawn;   // how often each token is in the answer; kept only for penalties
-  std::optional<FinishReason> finish;  // when done
-  Time last_token;                     // when the last one was drawn
+  bool admitted = false;              // has a seat: may own blocks and be computed
+  bool done = false;                  // no more tokens; owns nothing
+  std::map<TokenId, uint32_t> drawn;  // how often each token is in the answer; kept only for penalties
 
   uint32_t size() const { return static_cast<uint32_t>(tokens.size()); }
   uint32_t missing() const { return size() - computed; }

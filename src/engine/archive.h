@@ -241,8 +241,10 @@ void mover_part(A& a, T& x) {
     fields(a, x.peer, x.error);
   } else if constexpr (Same<T, transfer::Received>) {
     fields(a, x.peer, x.message);
-  } else if constexpr (Same<T, transfer::Landed> || Same<T, transfer::PushProgress>) {
+  } else if constexpr (Same<T, transfer::Landed>) {
     fields(a, x.transfer, x.bytes);
+  } else if constexpr (Same<T, transfer::PushProgress>) {
+    fields(a, x.peer, x.transfer, x.bytes);
   } else if constexpr (Same<T, transfer::MoveFailed>) {
     fields(a, x.transfer, x.error);
   } else if constexpr (Same<T, transfer::StoresStopped>) {

@@ -85,7 +85,6 @@ Outbox Engine::step(std::vector<Inbox> inbox, Time now) {
 
   Plan plan = scheduler_.plan(requests_, now);
   stats_.preemptions += plan.preempted;
-  stats_.prefix_queries += plan.prefix_queries;
   stats_.prefix_hits += plan.prefix_hits;
   for (ActiveRequest* request : plan.landings) land(*request);
   if (!plan.rows.empty()) run(plan);
@@ -105,7 +104,6 @@ Result<void> Engine::accept(const Request& request) {
   const auto waiting = std::ranges::count_if(
       requests_, [](const auto& entry) { return entry.second->stage == Stage::kQueued; });
   if (static_cast<uint64_t>(waiting) < config_.waiting_max) return {};
-  ++stats_.requests_refused;
   return fail(Code::kExhausted, fmt::format("waiting queue: {} requests wait, expected fewer than {}",
                                             waiting, config_.waiting_max));
 }
@@ -136,8 +134,6 @@ void Engine::queue(Request request) {
     const auto rest = std::ranges::unique(active->prompt_distinct);
     active->prompt_distinct.erase(rest.begin(), rest.end());
   }
-  stats_.max_tokens_per_request.observe(params.max_tokens);
-  stats_.choices_per_request.observe(params.n);
   if (active->request.remote) expect_landing(*active);
   const Rank rank = active->rank;
   ranks_.emplace(value(active->request.id), rank);
@@ -155,7 +151,7 @@ void Engine::take(StopChoice& item) {
   if (request == nullptr || item.choice >= request->sequences.size()) return;
   Sequence& sequence = request->sequences[item.choice];
   if (request->stage != Stage::kAnswer || sequence.done) return;
-  close(*request, sequence, FinishReason::kStop);
+  close(*request, sequence);
   end_if_done(*request);
 }
 
@@ -247,7 +243,7 @@ void Engine::run(const Plan& plan) {
   if (surroundings_.clock != nullptr) pass_.took = surroundings_.clock->now() - begun;
   after_ = now_ + pass_.took;
   scheduler_.estimate().learn(plan.decode_rows, plan.prefill_rows, pass_.took);
-  stats_.step_tokens.observe(plan.decode_rows + plan.prefill_rows);
+  stats_.observe_step(plan.decode_rows + plan.prefill_rows);
   commit(plan, drawn);
 }
 
@@ -321,7 +317,6 @@ ActiveRequest* Engine::find(RequestId id) {
 
 void Engine::end_prompt(ActiveRequest& request) {
   request.prompt_done = after_;
-  stats_.prompt_tokens += request.prompt_size();
   PromptEvent event{.request = request.request.id,
                     .cached_tokens = request.cached_tokens,
                     .remote = request.landed,
@@ -336,7 +331,6 @@ void Engine::give_first_tokens(ActiveRequest& request, std::vector<DrawnToken> t
   CHECK(tokens.size() == request.request.sampling.n, "{} first tokens", tokens.size());
   request.stage = Stage::kAnswer;
   request.since = request.first_token.emplace(after_);
-  stats_.first_token_s.observe(seconds(after_ - request.submitted));
   Sequence& leader = request.sequences.front();
   CHECK(leader.computed == request.prompt_size(), "{} positions computed", leader.computed);
   for (uint32_t choice = 1; choice < tokens.size(); ++choice) {
@@ -357,7 +351,7 @@ void Engine::give_first_tokens(ActiveRequest& request, std::vector<DrawnToken> t
   const bool more = std::ranges::any_of(tokens, [](const DrawnToken& token) { return !token.finish; });
   if (hold_blocks && more) {
     for (Sequence& sequence : request.sequences) {
-      if (!sequence.done) close(request, sequence, FinishReason::kLength);
+      if (!sequence.done) close(request, sequence);
     }
     hold(request, std::move(kept), std::move(tokens));
   } else {
@@ -372,10 +366,7 @@ void Engine::append(ActiveRequest& request, Sequence& sequence, DrawnToken& draw
   sequence.tokens.push_back(token);
   if (needs_history(params)) ++sequence.drawn[token];
   ++request.output_tokens;
-  ++stats_.generation_tokens;
   const uint32_t answer = sequence.size() - request.prompt_size();
-  if (answer > 1) stats_.inter_token_s.observe(seconds(after_ - sequence.last_token));
-  sequence.last_token = after_;
   if (answer < params.min_tokens) {
     drawn.finish = std::nullopt;
   } else if (!params.ignore_eos && contains(params.eos_token_ids, token)) {
@@ -387,14 +378,13 @@ void Engine::append(ActiveRequest& request, Sequence& sequence, DrawnToken& draw
   if (!drawn.finish && (answer >= params.max_tokens || sequence.size() >= model_tokens_max_)) {
     drawn.finish = FinishReason::kLength;
   }
-  if (drawn.finish) close(request, sequence, *drawn.finish);
+  if (drawn.finish) close(request, sequence);
 }
 
-void Engine::close(ActiveRequest& request, Sequence& sequence, FinishReason reason) {
+void Engine::close(ActiveRequest& request, Sequence& sequence) {
   cache_.release(sequence.table);
   sequence.done = true;
   sequence.admitted = false;
-  sequence.finish = reason;
   request.timings.decode = std::max(request.timings.decode, after_ - request.first_token.value_or(after_));
 }
 
@@ -405,24 +395,8 @@ void Engine::end_if_done(ActiveRequest& request) {
   const Time prompt_done = request.prompt_done.value_or(after_);
   request.timings.queue = scheduled - request.submitted;
   request.timings.prefill = prompt_done - request.landed_at.value_or(scheduled);
-  const auto last = std::ranges::max_element(request.sequences, {}, &Sequence::last_token);
-  count_finished(request, last->finish.value_or(FinishReason::kStop));
   out_.answers.push_back(FinishedEvent{request.request.id, request.output_tokens, request.timings});
   forget(request);
-}
-
-void Engine::count_finished(const ActiveRequest& request, FinishReason reason) {
-  ++stats_.finished[static_cast<size_t>(reason)];
-  stats_.whole_s.observe(seconds(after_ - request.submitted));
-  stats_.queue_s.observe(seconds(request.timings.queue));
-  stats_.prefill_s.observe(seconds(request.timings.prefill));
-  stats_.decode_s.observe(seconds(request.timings.decode));
-  stats_.inference_s.observe(seconds(after_ - request.first_scheduled.value_or(after_)));
-  stats_.prompt_tokens_per_request.observe(request.prompt_size());
-  stats_.generation_tokens_per_request.observe(request.output_tokens);
-  if (request.output_tokens > 1) {
-    stats_.token_s.observe(seconds(request.timings.decode) / (request.output_tokens - 1));
-  }
 }
 
 void Engine::fail_request(ActiveRequest& request, Error error, bool suspect_blocks) {
@@ -430,8 +404,6 @@ void Engine::fail_request(ActiveRequest& request, Error error, bool suspect_bloc
   for (Sequence& sequence : request.sequences) {
     suspect_blocks ? cache_.discard(sequence.table) : cache_.release(sequence.table);
   }
-  const bool aborted = error.code == Code::kCancelled;
-  ++stats_.finished[static_cast<size_t>(aborted ? FinishReason::kAbort : FinishReason::kError)];
   out_.answers.push_back(FailedEvent{request.request.id, std::move(error)});
   forget(request);
 }

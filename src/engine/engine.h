@@ -13,6 +13,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -159,11 +160,10 @@ class Engine {
   void end_prompt(ActiveRequest& request);
   void give_first_tokens(ActiveRequest& request, std::vector<DrawnToken> tokens);
   void append(ActiveRequest& request, Sequence& sequence, DrawnToken& drawn);
-  void close(ActiveRequest& request, Sequence& sequence, FinishReason reason);
+  void close(ActiveRequest& request, Sequence& sequence);
   void end_if_done(ActiveRequest& request);
   void fail_request(ActiveRequest& request, Error error, bool suspect_blocks = false);
   void forget(const ActiveRequest& request);
-  void count_finished(const ActiveRequest& request, FinishReason reason);
 
   // hand-over (engine/handover.cc)
   void hold(ActiveRequest& request, kv::BlockTable kept, std::vector<DrawnToken> tokens);
@@ -192,7 +192,7 @@ class Engine {
 
   ActiveRequests requests_;
   std::unordered_map<uint64_t, Rank> ranks_;      // RequestId → where it is; never iterated
-  std::map<HandoverId, Time> held_;               // P: since when
+  std::set<HandoverId> held_;                     // P: not yet given back by source_
   std::map<TransferId, RequestId> landings_;      // D: of living requests, from Submit to the outcome
   std::map<TransferId, kv::BlockTable> parting_;  // D: of ended ones; a peer may still store into these
   uint64_t next_arrival_ = 0;

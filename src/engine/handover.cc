@@ -49,7 +49,7 @@ void Engine::hold(ActiveRequest& request, kv::BlockTable kept, std::vector<Drawn
   source_.hold(
       {.id = id, .blocks = std::move(kept.blocks), .tokens = request.prompt_size(), .prompt_hash = hash},
       after_);
-  held_.emplace(id, after_);
+  held_.insert(id);
 }
 
 // ---- D ----
@@ -63,7 +63,9 @@ void Engine::expect_landing(ActiveRequest& request) {
 
 // The peer keeps blocks for a request that never gets in here: it is told that nobody will come.
 void Engine::refuse_landing(const Request& request) {
-  target_.expect(expected_of(request, now_ + config_.landing_max), now_);
+  transfer::Expected expected = expected_of(request, now_ + config_.landing_max);
+  expected.tokens = std::max(expected.tokens, 1U);  // nothing is asked for, so their number does not matter
+  target_.expect(std::move(expected), now_);
   target_.abort(request.transfer, "request refused", now_);
   parting_.emplace(request.transfer, kv::BlockTable{});
 }
@@ -95,7 +97,6 @@ void Engine::landed(ActiveRequest& request) {
   request.landed = true;
   request.landed_at = after_;
   request.timings.handover = after_ - request.landing_sent.value_or(after_);
-  stats_.handover_s.observe(seconds(request.timings.handover));
   ++stats_.handovers_landed;
   request.stage = Stage::kPrompt;
   request.since = after_;
@@ -125,6 +126,11 @@ void Engine::landing_failed(ActiveRequest& request, const Error& error) {
   if (request.stage != Stage::kLanding) return;
   Sequence& leader = request.sequences.front();
   leader.computed = std::min(leader.computed, request.prompt_size() - 1);
+  if (request.request.sampling.prompt_logprobs) {
+    // No peer computes them now, and positions found in the prefix cache have none.
+    leader.computed = 0;
+    request.cached_tokens = 0;
+  }
   request.stage = Stage::kPrompt;
 }
 
@@ -144,12 +150,9 @@ bool Engine::collect_transfers() {
     kv::BlockTable table;
     table.blocks = std::move(released.blocks);
     cache_.release(table);
-    const auto since = held_.find(released.handover);
-    CHECK(since != held_.end(), "hand-over {} comes back twice", released.handover.hex());
+    CHECK(held_.erase(released.handover) == 1, "hand-over {} comes back twice", released.handover.hex());
     const bool taken = released.end == transfer::HoldEnd::kTaken;
     ++(taken ? stats_.handovers_taken : stats_.handovers_released);
-    if (taken) stats_.handover_s.observe(seconds(after_ - since->second));
-    held_.erase(since);
   }
   for (const transfer::Outcome& outcome : target_.take_outcomes()) {
     changed = true;

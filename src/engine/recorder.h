@@ -23,7 +23,7 @@
 
 namespace baton::engine {
 
-inline constexpr uint32_t kRecordVersion = 1;
+inline constexpr uint32_t kRecordVersion = 2;
 inline constexpr size_t kRecordBytesMax = size_t{64} << 20;
 
 // What the recorded engine was made of.

@@ -162,7 +162,6 @@ bool Scheduler::seat(Step& step, ActiveRequest& request, Sequence& sequence) {
   if (!request.first_scheduled) {
     request.first_scheduled = step.now;
     request.cached_tokens = sequence.computed;
-    step.plan.prefix_queries += sequence.size();
     step.plan.prefix_hits += sequence.computed;
   }
   if (landing) {

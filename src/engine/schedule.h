@@ -63,9 +63,8 @@ struct Plan {
   std::vector<ActiveRequest*> landings;  // got a seat and blocks for what a peer is to send
   uint32_t decode_rows = 0;
   uint32_t prefill_rows = 0;
-  uint32_t preempted = 0;       // sequences that lost their blocks
-  uint32_t prefix_queries = 0;  // prompt positions of newly seated requests
-  uint32_t prefix_hits = 0;     // of these, found in the cache
+  uint32_t preempted = 0;    // sequences that lost their blocks
+  uint32_t prefix_hits = 0;  // prompt positions of newly seated requests that the cache had
 };
 
 class Scheduler {

@@ -1,32 +1,15 @@
-// What an engine counts, as plain numbers owned by the engine thread. Names and buckets are those of vLLM's
-// metrics (vllm/v1/metrics/loggers.py), so that the shell copies them into its exposition one by one.
+// What an engine counts, as plain numbers owned by the engine thread: only what nobody outside it can see.
+// What a client sees (durations, lengths, ends of requests) is counted where clients are, in serve/.
 #pragma once
 
 #include <array>
 #include <cstdint>
-#include <span>
-#include <vector>
-
-#include "engine/request.h"
 
 namespace baton::engine {
 
-// Counts per bucket, not cumulative; the last one is +Inf.
-struct StatHistogram {
-  std::span<const double> bounds;  // upper edges, ascending, static storage
-  std::vector<uint64_t> counts;    // [bounds + 1]
-  uint64_t count = 0;
-  double sum = 0.0;
-
-  explicit StatHistogram(std::span<const double> upper_edges)
-      : bounds(upper_edges), counts(upper_edges.size() + 1) {}
-  void observe(double value, uint64_t times = 1);
-};
-
-std::span<const double> first_token_edges_s();
-std::span<const double> inter_token_edges_s();
-std::span<const double> latency_edges_s();
-std::span<const double> token_edges();
+// Upper edges of step_tokens, as vLLM's metric iteration_tokens_total has them (vllm/v1/metrics/loggers.py).
+inline constexpr std::array<double, 13> kStepTokenEdges = {1,   8,    16,   32,   64,   128,  256,
+                                                           512, 1024, 2048, 4096, 8192, 16384};
 
 struct EngineStats {
   // Gauges, true at the end of the last step.
@@ -41,32 +24,18 @@ struct EngineStats {
   uint64_t steps = 0;
   uint64_t passes_interrupted = 0;
   uint64_t preemptions = 0;
-  uint64_t prompt_tokens = 0;  // computed or landed or found in the prefix cache
-  uint64_t generation_tokens = 0;
-  uint64_t prefix_queries = 0;         // tokens asked of the prefix index
-  uint64_t prefix_hits = 0;            // tokens found
-  uint64_t requests_refused = 0;       // queue full
-  std::array<uint64_t, 4> finished{};  // requests, by FinishReason of their last choice
+  uint64_t prefix_hits = 0;  // prompt tokens found in the prefix cache
   uint64_t handovers_taken = 0;
   uint64_t handovers_released = 0;  // aborted or expired on P
   uint64_t handovers_landed = 0;
   uint64_t handovers_failed = 0;
   uint64_t handover_bytes = 0;  // landed here
 
-  StatHistogram first_token_s{first_token_edges_s()};
-  StatHistogram inter_token_s{inter_token_edges_s()};
-  StatHistogram token_s{inter_token_edges_s()};  // per request: mean over its answer
-  StatHistogram whole_s{latency_edges_s()};
-  StatHistogram queue_s{latency_edges_s()};
-  StatHistogram prefill_s{latency_edges_s()};
-  StatHistogram decode_s{latency_edges_s()};
-  StatHistogram inference_s{latency_edges_s()};
-  StatHistogram handover_s{first_token_edges_s()};
-  StatHistogram step_tokens{token_edges()};
-  StatHistogram prompt_tokens_per_request{token_edges()};
-  StatHistogram generation_tokens_per_request{token_edges()};
-  StatHistogram max_tokens_per_request{token_edges()};
-  StatHistogram choices_per_request{token_edges()};
+  // Rows of each whole pass, by bucket: [edges + 1], not cumulative, the last one is +Inf.
+  std::array<uint64_t, kStepTokenEdges.size() + 1> step_tokens{};
+  uint64_t step_tokens_sum = 0;
+
+  void observe_step(uint32_t tokens);
 };
 
 }  // namespace baton::engine

@@ -18,6 +18,9 @@ void fill_metrics(const EngineReport& report, api::ServeMetrics& metrics) {
   metrics.kv_cache_usage =
       stats.blocks_total == 0 ? 0.0 : 1.0 - static_cast<double>(stats.blocks_free) / stats.blocks_total;
   metrics.preemptions = stats.preemptions;
+  metrics.iteration_tokens =
+      api::Histogram(engine::kStepTokenEdges, stats.step_tokens, static_cast<double>(stats.step_tokens_sum));
+  metrics.handover_bytes = stats.handover_bytes;
   metrics.handovers["done"] = stats.handovers_taken + stats.handovers_landed;
   metrics.handovers["released"] = stats.handovers_released;
   metrics.handovers["failed"] = stats.handovers_failed;
