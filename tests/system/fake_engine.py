@@ -35,10 +35,6 @@ class Silence:
     """No answer: until the other side hangs up."""
 
 
-class HangUp:
-    """The connection is closed instead of an answer."""
-
-
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: "FakeEngine"
@@ -58,10 +54,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.whole(answer)
         elif isinstance(answer, Events):
             self.events(answer)
-        elif isinstance(answer, Silence):
-            self.await_hang_up(heard)
         else:
-            self.cut()
+            self.await_hang_up(heard)
 
     def whole(self, answer: Whole):
         self.send_response(answer.status)

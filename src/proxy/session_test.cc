@@ -1,0 +1,284 @@
+#include "proxy/session.h"
+
+#include "proxy/testing.h"
+
+namespace baton::proxy {
+namespace {
+
+const std::string kHeld =
+    R"({"choices":[{"index":0,"logprobs":{"tokens":["a","b"],"token_logprobs":[null,-1],"top_logprobs":[null,{}],)"
+    R"("text_offset":[0,1]},"prompt_logprobs":[null,{"1":-0.1000000000000000001}]}],"usage":{"prompt_tokens":1,)"
+    R"("prompt_tokens_details":{"cached_tokens":1}},"kv_transfer_params":{"remote_request_id":"held-1"}})";
+const std::string kStream =
+    "data: {\"choices\":[{\"index\":0,\"text\":\"\xc3\xa9\"}]}\n\n: note\n\ndata: {\"choices\":[]}\r\n\r\n"
+    "data: [DONE]\n\n";
+constexpr Duration kNever = std::chrono::hours(1);  // no probe comes between
+
+const ScriptedAnswer kPrefilled{.pieces = {kHeld}};
+const ScriptedAnswer kAnswered{.pieces = {R"({"choices":[{"index":0,"text":"y"}]})"}};
+const ScriptedAnswer kHolds{.holds = true};
+const ScriptedAnswer kCut{.cut = true};
+
+std::string status_of(const std::string& response) { return response.substr(9, 3); }
+
+// The body of a chunked response.
+std::string unchunked(const std::string& response) {
+  std::string body;
+  size_t at = response.find("\r\n\r\n") + 4;
+  while (at < response.size()) {
+    const size_t line = response.find("\r\n", at);
+    const size_t bytes = std::stoul(response.substr(at, line - at), nullptr, 16);
+    if (bytes == 0) break;
+    body += response.substr(line + 2, bytes);
+    at = line + 2 + bytes + 2;
+  }
+  return body;
+}
+
+options::ProxyOptions options_with(int32_t options::ProxyOptions::* field, int32_t value) {
+  options::ProxyOptions options;
+  options.*field = value;
+  return options;
+}
+
+class SessionTest : public testing::Test {
+ protected:
+  void start(options::ProxyOptions options = {}) {
+    options.health_interval = kNever;
+    proxy_ = std::make_unique<RunningProxy>(std::move(options));
+    for (FakeInstance* p : {&p1_, &p2_}) proxy_->add(router::Side::kPrefill, *p);
+    for (FakeInstance* d : {&d1_, &d2_}) proxy_->add(router::Side::kDecode, *d);
+    ASSERT_TRUE(proxy_->becomes([](const Hub& hub) {
+      return std::ranges::all_of(hub.registry.instances(),
+                                 [](const auto& i) { return i->health == router::Health::kUp; });
+    }));
+  }
+  // Sends, waits until somebody works on it, hangs up.
+  void leave(std::string_view body, FakeInstance& at) {
+    http::RawClient client = proxy_->connect();
+    client.send(RunningProxy::request("POST", "/v1/completions", body));
+    ASSERT_TRUE(proxy_->becomes([&](const Hub&) { return !at.heard().empty(); }));
+    client.close();
+    ASSERT_TRUE(proxy_->becomes([&](const Hub&) { return at.left() == 1; }));
+    ASSERT_TRUE(proxy_->is_idle());
+  }
+  bool hears(FakeInstance& instance, std::string_view words) {
+    return proxy_->becomes([&](const Hub&) {
+      return std::ranges::any_of(instance.heard(),
+                                 [&](const auto& one) { return one.find(words) != std::string::npos; });
+    });
+  }
+  uint64_t outcomes() {
+    return proxy_->on_hub([](Hub& hub) {
+      uint64_t sum = 0;
+      for (const auto& [name, count] : hub.metrics.outcomes) sum += count;
+      return sum;
+    });
+  }
+
+  FakeInstance p1_{identity_of(api::Role::kPrefill)}, p2_{identity_of(api::Role::kPrefill)};
+  FakeInstance d1_{identity_of(api::Role::kDecode)}, d2_{identity_of(api::Role::kDecode)};
+  std::unique_ptr<RunningProxy> proxy_;
+};
+
+TEST_F(SessionTest, AWholeAnswerHasPsPartAndNamesWhoDidWhat) {
+  start();
+  p1_.script({kPrefilled});
+  d1_.script(
+      {{.pieces = {
+            R"({"choices":[{"index":0,"text":"y"}],"usage":{"prompt_tokens_details":{"cached_tokens":9}}})"}}});
+  const std::string answer = proxy_->post(R"({"prompt":"x","prompt_logprobs":1})");
+  EXPECT_EQ(status_of(answer), "200");
+  EXPECT_NE(answer.find(R"("prompt_logprobs":[null,{"1":-0.1000000000000000001}])"), std::string::npos)
+      << answer;
+  EXPECT_NE(answer.find(R"("cached_tokens":1)"), std::string::npos) << answer;
+  EXPECT_NE(answer.find(fmt::format("X-Baton-Prefill: 127.0.0.1:{}", p1_.port())), std::string::npos)
+      << answer;
+  EXPECT_NE(answer.find(fmt::format("X-Baton-Decode: 127.0.0.1:{}", d1_.port())), std::string::npos)
+      << answer;
+  EXPECT_TRUE(proxy_->is_idle());
+  EXPECT_EQ(outcomes(), 1U);
+}
+
+TEST_F(SessionTest, AStreamIsTheSameBytesWhereverItsReadsWereCut) {
+  start();
+  for (size_t cut = 0; cut <= kStream.size(); ++cut) {
+    for (FakeInstance* p : {&p1_, &p2_}) p->script({kPrefilled});
+    for (FakeInstance* d : {&d1_, &d2_}) {
+      std::vector<std::string> pieces;
+      for (const std::string& piece : {kStream.substr(0, cut), kStream.substr(cut)})
+        if (!piece.empty()) pieces.push_back(piece);
+      d->script({{.pieces = pieces, .is_stream = true}});
+    }
+    const std::string answer = proxy_->post(R"({"prompt":"x","stream":true})");
+    ASSERT_EQ(status_of(answer), "200");
+    ASSERT_EQ(unchunked(answer), kStream) << "cut at " << cut;
+  }
+  EXPECT_TRUE(proxy_->is_idle());
+}
+
+TEST_F(SessionTest, EchoedLogprobsComeFromPInTheFirstEvent) {
+  start();
+  p1_.script({kPrefilled});
+  d1_.script(
+      {{.pieces =
+            {"data: {\"choices\":[{\"index\":0,\"logprobs\":{\"tokens\":[\"c\"],\"token_logprobs\":[-3],"
+             "\"top_logprobs\":[{}],\"text_offset\":[0]}}]}\n\n",
+             "data: [DONE]\n\n"},
+        .is_stream = true}});
+  const std::string body =
+      unchunked(proxy_->post(R"({"prompt":"x","stream":true,"echo":true,"logprobs":1})"));
+  EXPECT_NE(body.find(R"("tokens":["a","c"])"), std::string::npos) << body;
+  EXPECT_NE(body.find(R"("token_logprobs":[null,-3])"), std::string::npos) << body;
+}
+
+TEST_F(SessionTest, AClientThatLeavesDuringPrefillEndsItAndPStaysUp) {
+  start();
+  p1_.script({kHolds});
+  d1_.script({});
+  leave(R"({"prompt":"x"})", p1_);
+  EXPECT_TRUE(hears(p1_, "/abort_request"));
+  EXPECT_TRUE(d1_.heard().empty());
+  proxy_->on_hub([](Hub& hub) {
+    for (const auto& instance : hub.registry.instances()) {
+      EXPECT_EQ(instance->health, router::Health::kUp) << instance->address();
+      EXPECT_EQ(instance->failures, 0U);
+    }
+    EXPECT_EQ(hub.metrics.outcomes["client_gone"], 1U);
+    return 0;
+  });
+}
+
+TEST_F(SessionTest, AClientThatLeavesBeforeDsAnswerEndsDAndPIsTold) {
+  for (const std::string_view body : {R"({"prompt":"x"})", R"({"prompt":"x","stream":true})"}) {
+    start();
+    p1_.script({kPrefilled});
+    d1_.script({kHolds});
+    leave(body, d1_);
+    EXPECT_TRUE(hears(p1_, R"(/abort_request {"request_id":["held-1"]})"));
+  }
+}
+
+TEST_F(SessionTest, AClientThatLeavesMidStreamEndsDAndPHasNothingLeftToFree) {
+  start();
+  p1_.script({kPrefilled});
+  d1_.script({{.pieces = {"data: {}\n\n"}, .is_stream = true, .holds = true}});
+  http::RawClient client = proxy_->connect();
+  client.send(RunningProxy::request("POST", "/v1/completions", R"({"stream":true})"));
+  client.read_until("data: {}");
+  client.close();
+  EXPECT_TRUE(proxy_->becomes([&](const Hub&) { return d1_.left() == 1; }));
+  EXPECT_TRUE(proxy_->is_idle());
+  EXPECT_EQ(p1_.heard().size(), 1U);
+}
+
+TEST_F(SessionTest, StatusesAreTheInstancesOwn) {
+  struct Row {
+    std::vector<ScriptedAnswer> of_p, of_d;
+    std::string status, holds;
+  };
+  const std::string no = R"({"error":{"message":"no"}})";
+  const std::vector<Row> rows = {
+      {{{.status = 400, .pieces = {no}}}, {}, "400", no},
+      {{{.status = 429, .pieces = {no}, .retry_after = "7"}}, {}, "429", "Retry-After: 7"},
+      {{{.status = 503, .pieces = {"busy"}}}, {}, "503", "Retry-After: 1"},
+      {{{.pieces = {"garbage"}}}, {}, "503", "not a JSON object"},
+      {{kCut}, {}, "503", "prefill instance"},
+      {{kPrefilled}, {{.status = 400, .pieces = {no}}}, "400", no},
+      {{kPrefilled}, {{.status = 429, .pieces = {no}, .retry_after = "9"}}, "429", "Retry-After: 9"},
+      {{kPrefilled}, {{.pieces = {""}}}, "502", "0 bytes is not a JSON object"},
+      {{kPrefilled}, {{.pieces = {"garbage"}}}, "502", "decode instance"},
+      {{kPrefilled}, {kCut}, "503", "decode instance"},
+  };
+  for (const Row& row : rows) {
+    for (const bool stream : {false, true}) {
+      if (stream && row.status == "502") continue;  // an empty stream: below
+      start(options_with(&options::ProxyOptions::attempts, 1));
+      p1_.script(row.of_p);
+      d1_.script(row.of_d);
+      const std::string answer = proxy_->post(fmt::format(R"({{"prompt":"x","stream":{}}})", stream));
+      EXPECT_EQ(status_of(answer), row.status) << answer;
+      EXPECT_NE(answer.find(row.holds), std::string::npos) << answer << "\nexpected " << row.holds;
+      EXPECT_TRUE(proxy_->is_idle());
+    }
+  }
+}
+
+TEST_F(SessionTest, AFailureBeforeTheFirstByteGoesElsewhere) {
+  const std::vector<std::vector<ScriptedAnswer>> firsts = {
+      {kCut},
+      {{.status = 500}},
+      {{.is_stream = true}},
+      {{.pieces = {"data: [DONE]\n\n"}, .is_stream = true}},
+      {{.pieces = {"data: {\"cho"}, .is_stream = true, .cut = true}},
+  };
+  for (const auto& first : firsts) {
+    start();
+    for (FakeInstance* p : {&p1_, &p2_}) p->script({kPrefilled});
+    d1_.script(first);
+    d2_.script({{.pieces = {kStream}, .is_stream = true}});
+    const std::string answer = proxy_->post(R"({"prompt":"x","stream":true})");
+    EXPECT_EQ(unchunked(answer), kStream) << answer;
+    EXPECT_EQ(d2_.heard().size(), 1U);
+    EXPECT_TRUE(proxy_->is_idle());
+  }
+}
+
+TEST_F(SessionTest, NothingGoesElsewhereAfterTheFirstByte) {
+  start();
+  p1_.script({kPrefilled});
+  d1_.script({{.pieces = {"data: {}\n\n", "data: {"}, .is_stream = true, .cut = true}});
+  d2_.script({});
+  const std::string body = unchunked(proxy_->post(R"({"prompt":"x","stream":true})"));
+  EXPECT_TRUE(body.starts_with("data: {}\n\ndata: {\"error\":")) << body;
+  EXPECT_TRUE(body.ends_with("data: [DONE]\n\n")) << body;
+  EXPECT_TRUE(d2_.heard().empty());
+  EXPECT_TRUE(proxy_->is_idle());
+}
+
+TEST_F(SessionTest, APWhoseKvDDidNotFetchIsTold) {
+  start();
+  p1_.script({kPrefilled});
+  d1_.script({{.pieces = {R"({"choices":[]})"}, .kv_unused = true}});
+  EXPECT_EQ(status_of(proxy_->post(R"({"prompt":"x"})")), "200");
+  EXPECT_TRUE(hears(p1_, R"(/abort_request {"request_id":["held-1"]})"));
+}
+
+TEST_F(SessionTest, AnInstanceWhoseRequestFailedIsProbedAtOnce) {
+  start(options_with(&options::ProxyOptions::attempts, 1));
+  p1_.script({kCut});
+  EXPECT_EQ(status_of(proxy_->post("{}")), "503");
+  EXPECT_TRUE(proxy_->becomes([](const Hub& hub) {
+    return std::ranges::all_of(hub.registry.instances(),
+                               [](const auto& i) { return i->health == router::Health::kUp; });
+  }));
+}
+
+TEST_F(SessionTest, WhatIsAboveMaxInFlightIsRefused) {
+  start(options_with(&options::ProxyOptions::max_in_flight, 0));
+  const std::string answer = proxy_->post("{}");
+  EXPECT_EQ(status_of(answer), "429");
+  EXPECT_NE(answer.find("Retry-After: 1"), std::string::npos) << answer;
+}
+
+TEST_F(SessionTest, HealthSaysWhoIsDownAndReservesNothing) {
+  start();
+  EXPECT_EQ(status_of(proxy_->ask("GET", "/health")), "200");
+  proxy_->on_hub([](Hub& hub) {
+    for (const auto& instance : hub.registry.instances()) EXPECT_EQ(instance->requests, 0U);
+    return 0;
+  });
+  for (FakeInstance* p : {&p1_, &p2_}) p->set_models_status(500);
+  proxy_->on_hub([](Hub& hub) {
+    for (const auto& instance : hub.registry.instances()) hub.probe_now(instance->id);
+    return 0;
+  });
+  EXPECT_TRUE(proxy_->becomes([](const Hub& hub) { return !hub.registry.ready(); }));
+  const std::string health = proxy_->ask("GET", "/health");
+  EXPECT_EQ(status_of(health), "503");
+  EXPECT_NE(health.find("GET /v1/models answers 500"), std::string::npos) << health;
+  EXPECT_EQ(status_of(proxy_->post("{}")), "503");
+}
+
+}  // namespace
+}  // namespace baton::proxy
