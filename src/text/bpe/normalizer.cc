@@ -4,8 +4,15 @@
 #include <utf8proc.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+#include "text/utf8.h"
 
 namespace baton::text::bpe {
 
@@ -25,9 +32,63 @@ constexpr utf8proc_option_t options_of(NormalForm form) {
   return static_cast<utf8proc_option_t>(options);
 }
 
-struct Free {
-  void operator()(utf8proc_uint8_t* bytes) const { std::free(bytes); }
+utf8proc_propval_t combining_class(utf8proc_int32_t point) {
+  return utf8proc_get_property(point)->combining_class;
+}
+
+struct Mark {
+  utf8proc_propval_t combining_class;
+  std::ptrdiff_t place;  // in its run: marks of one class keep their order
+  utf8proc_int32_t point;
 };
+
+// Sorts every run of characters that combine, stably, by class (Unicode 15.0, D109). utf8proc_map exchanges
+// neighbours instead, in the square of a run's length.
+void order_canonically(std::span<utf8proc_int32_t> points) {
+  const auto combines = [](utf8proc_int32_t point) { return combining_class(point) != 0; };
+  for (auto at = points.begin(); at != points.end();) {
+    const auto begin = std::find_if(at, points.end(), combines);
+    at = std::find_if_not(begin, points.end(), combines);
+    if (std::ranges::is_sorted(begin, at, {}, combining_class)) continue;
+    std::vector<Mark> marks;
+    for (auto mark = begin; mark != at; ++mark)
+      marks.push_back({combining_class(*mark), mark - begin, *mark});
+    std::ranges::sort(marks, {},
+                      [](const Mark& mark) { return std::pair(mark.combining_class, mark.place); });
+    std::ranges::transform(marks, begin, &Mark::point);
+  }
+}
+
+constexpr size_t kDecomposedMax = 32;  // of one character; the longest, U+FDFA, has 18
+
+Result<void> normalize(std::string_view text, utf8proc_option_t options, std::string& normalized) {
+  const auto failed = [](utf8proc_ssize_t code) {
+    return fail(Code::kInvalid, fmt::format("normalizer: {}", utf8proc_errmsg(code)));
+  };
+  std::vector<utf8proc_int32_t> points;
+  points.reserve(text.size());
+  std::array<utf8proc_int32_t, kDecomposedMax> decomposed{};
+  for (size_t at = 0; at < text.size();) {
+    utf8proc_int32_t point = 0;
+    const utf8proc_ssize_t bytes = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(&text[at]),
+                                                    static_cast<utf8proc_ssize_t>(text.size() - at), &point);
+    if (bytes < 0) return failed(bytes);
+    at += static_cast<size_t>(bytes);
+    const utf8proc_ssize_t count =
+        utf8proc_decompose_char(point, decomposed.data(), kDecomposedMax, options, nullptr);
+    if (count < 0) return failed(count);
+    CHECK(static_cast<size_t>(count) <= kDecomposedMax, "U+{:04X} becomes {} characters", point, count);
+    points.insert(points.end(), decomposed.begin(), decomposed.begin() + count);
+  }
+  order_canonically(points);
+  const utf8proc_ssize_t kept =
+      utf8proc_normalize_utf32(points.data(), static_cast<utf8proc_ssize_t>(points.size()), options);
+  if (kept < 0) return failed(kept);
+  points.resize(static_cast<size_t>(kept));
+  normalized.clear();
+  for (const utf8proc_int32_t point : points) append_utf8(normalized, static_cast<char32_t>(point));
+  return {};
+}
 
 }  // namespace
 
@@ -37,13 +98,9 @@ Result<std::string_view> Normalizer::apply(std::string_view text, std::string& s
     const bool unchanged =
         std::ranges::none_of(text, [&](char c) { return static_cast<unsigned char>(c) >= first; });
     if (unchanged) continue;
-    utf8proc_uint8_t* mapped = nullptr;
-    const utf8proc_ssize_t bytes =
-        utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                     static_cast<utf8proc_ssize_t>(text.size()), &mapped, options_of(form));
-    const std::unique_ptr<utf8proc_uint8_t, Free> owner(mapped);
-    if (bytes < 0) return fail(Code::kInvalid, fmt::format("normalizer: {}", utf8proc_errmsg(bytes)));
-    scratch.assign(reinterpret_cast<const char*>(mapped), static_cast<size_t>(bytes));
+    std::string normalized;
+    TRY_DO(normalize(text, options_of(form), normalized));
+    scratch = std::move(normalized);
     text = scratch;
   }
   return text;
