@@ -9,8 +9,8 @@ Result<void> check_announce(const Announce& announce, const Grant& grant, const 
     return fail(Code::kCorrupt, fmt::format("Announce: {} is {}, expected {}", field, value, expected));
   };
   if (grant.announce) return fail(Code::kCorrupt, "Announce: comes before the last one was filled");
-  if (announce.source.size() != grant.blocks.size())
-    return refuse("source blocks", announce.source.size(), grant.blocks.size());
+  const size_t blocks = grant.move.source_blocks();
+  if (announce.source.size() != blocks) return refuse("source blocks", announce.source.size(), blocks);
   if (announce.layers.first != grant.layers_done)
     return refuse("first layer", announce.layers.first, grant.layers_done);
   const uint32_t left = layout.layers - grant.layers_done;
@@ -21,30 +21,46 @@ Result<void> check_announce(const Announce& announce, const Grant& grant, const 
   return {};
 }
 
-Result<std::span<std::byte>> place_frame(const KvFrame& frame, const Grant& grant, kv::KvArena& arena) {
+void begin_announce(Grant& grant, Announce announce) {
+  grant.announce = std::move(announce);
+  grant.next = kv::PieceCursor(grant.move);
+  grant.offset = 0;
+}
+
+Result<FramePlace> place_frame(const KvFrame& frame, const Grant& grant, kv::KvArena& arena) {
   const auto refuse = [](std::string_view field, uint64_t value, uint64_t expected) {
     return fail(Code::kCorrupt, fmt::format("KvFrame: {} is {}, expected {}", field, value, expected));
   };
   if (!grant.announce) return fail(Code::kCorrupt, "KvFrame: no Announce came before it");
-  if (frame.position >= grant.blocks.size()) {
+  if (grant.next.is_done()) {
     return fail(Code::kCorrupt, fmt::format("KvFrame: position is {}, expected below {}", frame.position,
-                                            grant.blocks.size()));
+                                            grant.next->number));
   }
-  if (frame.position != grant.position) return refuse("position", frame.position, grant.position);
+  const kv::Piece& piece = *grant.next;
+  if (frame.position != piece.number) return refuse("position", frame.position, piece.number);
   const kv::KvLayout& layout = arena.layout();
-  const size_t first = grant.announce->layers.first * layout.layer_bytes();
-  const size_t bytes = grant.announce->layers.count * layout.layer_bytes();
+  const size_t first = grant.announce->layers.first * layout.layer_bytes(piece.tokens);
+  const size_t bytes = grant.announce->layers.count * layout.layer_bytes(piece.tokens);
   if (frame.offset != first + grant.offset) return refuse("offset", frame.offset, first + grant.offset);
   if (frame.bytes > bytes - grant.offset) {
     return fail(Code::kCorrupt,
                 fmt::format("KvFrame: bytes is {}, expected at most {}", frame.bytes, bytes - grant.offset));
   }
-  const uint32_t announced = grant.announce->epochs[frame.position];
+  const uint32_t announced = grant.announce->epochs[piece.source];
   if (frame.epoch != announced) return refuse("epoch", frame.epoch, announced);
-  const BlockId block = grant.blocks[frame.position];
-  if (arena.epoch(block) != grant.epochs[frame.position])
-    return refuse("target epoch", arena.epoch(block), grant.epochs[frame.position]);
-  return std::span(arena.data() + layout.offset(0, block) + frame.offset, frame.bytes);
+  const BlockId block = grant.blocks[piece.target];
+  if (arena.epoch(block) != grant.epochs[piece.target])
+    return refuse("target epoch", arena.epoch(block), grant.epochs[piece.target]);
+  const kv::BlockPart part{block, piece.target_token, piece.tokens};
+  return FramePlace{part, frame.offset, kv::find_whole(arena, part, frame.offset, frame.bytes)};
+}
+
+void count_frame(const KvFrame& frame, Grant& grant, const kv::KvLayout& layout) {
+  grant.bytes += frame.bytes;
+  grant.offset += frame.bytes;
+  if (grant.offset < grant.announce->layers.count * layout.layer_bytes(grant.next->tokens)) return;
+  grant.offset = 0;
+  grant.next.next();
 }
 
 Result<void> check_owner(const Grant& grant, const kv::KvArena& arena) {

@@ -252,11 +252,11 @@ std::string find_mismatch(const Identity& own, const Identity& theirs) {
        {differ("protocol", own.protocol, theirs.protocol),
         differ("fingerprint", own.fingerprint, theirs.fingerprint), differ("layers", a.layers, b.layers),
         differ("kv_heads", a.kv_heads, b.kv_heads), differ("head_dim", a.head_dim, b.head_dim),
-        differ("block_size", a.block_tokens, b.block_tokens),
         differ("dtype", dtype_name(a.dtype), dtype_name(b.dtype)),
         differ("tp_size", own.tp_size, theirs.tp_size)}) {
     if (!found.empty()) return found;
   }
+  if (const auto sound = kv::validate(b); !sound) return sound.error().message;
   return {};
 }
 

@@ -52,8 +52,9 @@ struct Identity {
 };
 
 // Empty if KV of `theirs` may be decoded from by `own`, else the first field that differs and both values:
-// protocol, fingerprint, layers, kv_heads, head_dim, block_size, dtype, tp_size. engine_id, boot_id, dp_size
-// and max_model_len may differ (a request that is too long for one side is refused by that side).
+// protocol, fingerprint, layers, kv_heads, head_dim, dtype, tp_size. block_size may differ but must be one
+// that a layout can have (kv/layout.h). engine_id, boot_id, dp_size and max_model_len may differ (a request
+// that is too long for one side is refused by that side).
 std::string find_mismatch(const Identity& own, const Identity& theirs);
 
 // ---- handshake: D Hello, P Challenge, D Proof, P Welcome, D Ready; or Refused and the end ----
@@ -102,13 +103,13 @@ struct Renew {
   bool operator==(const Renew&) const = default;
 };
 // D's permission to fill its blocks. `target` are D's blocks for the block positions
-// [tokens_present / block_tokens, blocks_for(tokens_total)).
+// [tokens_present / block_tokens, blocks_for(tokens_total)), block_tokens being D's.
 struct Landing {
   TransferId transfer;
   HandoverId handover;
   Incarnation target_incarnation;  // of D
   std::vector<BlockId> target;
-  uint32_t tokens_present = 0;  // D has these already: a multiple of the block size
+  uint32_t tokens_present = 0;  // D has these already: a multiple of D's block size
   uint32_t tokens_total = 0;
   std::string prompt_hash;
   Duration deadline{0};  // from its arrival on
@@ -141,7 +142,8 @@ struct Renewed {
   Duration lease{0};
   bool operator==(const Renewed&) const = default;
 };
-// These layers of these blocks of P are ready; entry i belongs to Landing.target[i].
+// These layers of these blocks of P are ready: the blocks that hold positions [tokens_present, tokens_total)
+// of the Landing, in P's block size.
 struct Announce {
   TransferId transfer;
   LayerRange layers;
@@ -180,11 +182,11 @@ using Message =
     std::variant<Hello, Challenge, Proof, Welcome, Refused, Renew, Landing, Ack, Taken, ReleaseHandover,
                  Renewed, Announce, Pushed, AbortTransfer, HandoverEnded, Ping, Ready>;
 
-// Head of a frame whose `bytes` of KV follow: bytes [offset, offset + bytes) of block position `position` of
-// the transfer, all layers of a block counted through.
+// Head of a frame whose `bytes` of KV follow: bytes [offset, offset + bytes) of a piece of the transfer in
+// piece order (kv/pieces.h), all layers counted through. With equal block sizes piece i is Landing.target[i].
 struct KvFrame {
   TransferId transfer;
-  uint32_t position = 0;  // index into Landing.target
+  uint32_t position = 0;  // of the piece, from 0
   uint32_t offset = 0;
   uint32_t bytes = 0;     // 1 to kKvBytesMax
   uint32_t epoch = 0;     // of P's block

@@ -93,7 +93,14 @@ TEST(Messages, CompareIdentitiesFieldByField) {
   theirs.incarnation = random_id<Incarnation>();
   EXPECT_EQ(find_mismatch(own, theirs), "");
   theirs.layout.block_tokens = 16;
-  EXPECT_EQ(find_mismatch(own, theirs), "block_size: peer has 16, expected 32");
+  EXPECT_EQ(find_mismatch(own, theirs), "");
+  theirs.layout.block_tokens = 24;
+  EXPECT_EQ(find_mismatch(own, theirs), "KV layout: block_size is 24, expected a multiple of 16");
+  theirs.layout.block_tokens = 0;
+  EXPECT_EQ(find_mismatch(own, theirs), "KV layout: block_size is 0, expected 1..1024");
+  theirs.layout.block_tokens = 32;
+  theirs.layout.head_dim = 8;
+  EXPECT_EQ(find_mismatch(own, theirs), "head_dim: peer has 8, expected 4");
 }
 
 }  // namespace

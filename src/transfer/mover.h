@@ -8,8 +8,7 @@
 // - A store into a granted block happens only between AllowStores and the first of Landed, MoveFailed and
 //   StoresStopped for that transfer. Each StopStores is answered by one StoresStopped, also for transfers
 //   that are not known (any longer), also after PeerLost.
-// - Landed: every byte of every granted block is there, and P's epochs were unchanged after the last was
-// read.
+// - Landed: every byte of the granted move is there, and P's epochs were unchanged after the last was read.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +20,7 @@
 #include "base/clock.h"
 #include "base/ids.h"
 #include "base/result.h"
+#include "kv/pieces.h"
 #include "transfer/messages.h"
 
 namespace baton::transfer {
@@ -60,12 +60,14 @@ struct Send {
   PeerId peer{};
   Message message;
 };
-// D: the peer may have entry i of the transfer stored into blocks[i], as long as its epoch is epochs[i].
+// D: the peer may have the positions of `move` stored into `blocks`, as long as blocks[i] has epoch
+// epochs[i].
 struct AllowStores {
   PeerId peer{};
   TransferId transfer;
-  std::vector<BlockId> blocks;   // at least 1
+  std::vector<BlockId> blocks;   // [move.target_blocks()], at least 1
   std::vector<uint32_t> epochs;  // [blocks]
+  kv::Move move;                 // from the peer's block size to this instance's
 };
 struct StopStores {
   TransferId transfer;
@@ -75,8 +77,9 @@ struct Push {
   PeerId peer{};
   TransferId transfer;
   LayerRange layers;
-  std::vector<BlockId> source;
+  std::vector<BlockId> source;   // [move.source_blocks()]
   std::vector<uint32_t> epochs;  // [source]
+  kv::Move move;                 // from this instance's block size to the peer's
   bool last = false;
 };
 // P: nothing more of this transfer is read. Not answered: epochs protect what is on its way.
@@ -126,8 +129,9 @@ struct StoresStopped {
   TransferId transfer;
   bool operator==(const StoresStopped&) const = default;
 };
-// P: the peer has taken this many bytes of the transfer so far.
+// P: this peer says that it has stored this many bytes of the transfer so far.
 struct PushProgress {
+  PeerId peer{};
   TransferId transfer;
   uint64_t bytes = 0;
   bool operator==(const PushProgress&) const = default;

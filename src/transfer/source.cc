@@ -40,7 +40,7 @@ void Source::on_event(const MoverEvent& event, Time now) {
     on_message(received->peer, received->message, now);
   } else if (const auto* progress = std::get_if<PushProgress>(&event)) {
     const auto at = find_transfer(progress->transfer);
-    if (at != held_.end()) at->second.lease_until = now + config_.lease;
+    if (at != held_.end() && at->second.peer == progress->peer) at->second.lease_until = now + config_.lease;
   } else if (const auto* failed = std::get_if<MoveFailed>(&event)) {
     const auto at = find_transfer(failed->transfer);
     if (at != held_.end()) end(at, HoldEnd::kFailed, failed->error.message);
@@ -95,8 +95,8 @@ Result<void> Source::check_landing(PeerId peer, const Landing& landing, const He
     return fail(code, fmt::format("transfer {} of hand-over {}: {} is {}, expected {}",
                                   landing.transfer.hex(), landing.handover.hex(), field, value, expected));
   };
-  const kv::KvLayout& layout = arena_.layout();
   const Identity& identity = peers_.at(peer);
+  const uint32_t target_tokens = identity.layout.block_tokens;
   if (held.state != HeldState::kWaiting && held.peer != peer)
     return refuse(Code::kDenied, "peer", identity.engine_id, peers_.at(held.peer).engine_id);
   if (held.state == HeldState::kMoving)
@@ -110,16 +110,21 @@ Result<void> Source::check_landing(PeerId peer, const Landing& landing, const He
     return refuse(Code::kInvalid, "tokens_total", landing.tokens_total, held.hold.tokens);
   if (landing.prompt_hash != held.hold.prompt_hash)
     return refuse(Code::kInvalid, "prompt_hash", landing.prompt_hash, held.hold.prompt_hash);
-  if (landing.tokens_present >= held.hold.tokens || landing.tokens_present % layout.block_tokens != 0) {
+  if (landing.tokens_present >= held.hold.tokens || landing.tokens_present % target_tokens != 0) {
     return refuse(Code::kInvalid, "tokens_present", landing.tokens_present,
-                  fmt::format("a multiple of {} below {}", layout.block_tokens, held.hold.tokens));
+                  fmt::format("a multiple of {} below {}", target_tokens, held.hold.tokens));
   }
-  const size_t blocks = held.hold.blocks.size() - landing.tokens_present / layout.block_tokens;
+  const size_t blocks = move_to(peer, landing).target_blocks();
   if (landing.target.size() != blocks)
     return refuse(Code::kInvalid, "target blocks", landing.target.size(), blocks);
   if (landing.deadline <= Duration(0))
     return refuse(Code::kTimeout, "deadline", landing.deadline.count(), "a positive duration");
   return {};
+}
+
+kv::Move Source::move_to(PeerId peer, const Landing& landing) const {
+  return kv::move_of(landing.tokens_present, landing.tokens_total, arena_.layout().block_tokens,
+                     peers_.at(peer).layout.block_tokens);
 }
 
 void Source::on_landing(PeerId peer, const Landing& landing, Time now) {
@@ -149,6 +154,7 @@ void Source::on_landing(PeerId peer, const Landing& landing, Time now) {
                               .layers = {0, arena_.layout().layers},
                               .source = {held.hold.blocks.begin() + first, held.hold.blocks.end()},
                               .epochs = {held.epochs.begin() + first, held.epochs.end()},
+                              .move = move_to(peer, landing),
                               .last = true});
 }
 

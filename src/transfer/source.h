@@ -124,6 +124,7 @@ class Source {
   void on_landing(PeerId peer, const Landing& landing, Time now);
   void on_peer_lost(PeerId peer, const Error& error);
   Result<void> check_landing(PeerId peer, const Landing& landing, const Held& held) const;
+  kv::Move move_to(PeerId peer, const Landing& landing) const;  // `landing` fits what is held
   void end(HeldMap::iterator at, HoldEnd end, const std::string& reason);
   HeldMap::iterator find_transfer(TransferId transfer);
   void send(PeerId peer, Message message);

@@ -94,7 +94,10 @@ void Target::start_moving(Transfer& transfer, Time now) {
   for (const BlockId block : blocks) epochs.push_back(arena_.epoch(block));
   transfer.state = TransferState::kMoving;
   transfer.since = now;
-  commands_.emplace_back(AllowStores{transfer.peer, expected.transfer, blocks, std::move(epochs)});
+  const kv::Move move =
+      kv::move_of(tokens_present, expected.tokens, peers_.at(transfer.peer).identity->layout.block_tokens,
+                  arena_.layout().block_tokens);
+  commands_.emplace_back(AllowStores{transfer.peer, expected.transfer, blocks, std::move(epochs), move});
   tell(transfer.peer, Landing{.transfer = expected.transfer,
                               .handover = expected.handover,
                               .target_incarnation = config_.incarnation,

@@ -84,8 +84,8 @@ class Target {
   void expect(Expected expected, Time now);
 
   // The blocks are there: entry i is for block position tokens_present / block_tokens + i of the prompt.
-  // `tokens_present` is a multiple of the block size, or expected.tokens with no blocks at all: then the
-  // outcome is "landed" at once and P is told. No effect if the transfer has ended or is stopping: its
+  // `tokens_present` is a multiple of this side's block size, or expected.tokens with no blocks at all: then
+  // the outcome is "landed" at once and P is told. No effect if the transfer has ended or is stopping: its
   // outcome is on the way and the blocks never left the engine.
   void land(TransferId transfer, std::vector<BlockId> blocks, uint32_t tokens_present, Time now);
 

@@ -23,6 +23,7 @@ namespace {
 constexpr kv::KvLayout kLayout{
     .layers = 28, .kv_heads = 8, .head_dim = 128, .block_tokens = 16};  // qwen3-0.6b
 constexpr uint32_t kBlocks = 72;                                        // 126 MiB
+constexpr kv::Move kMove{.first = 0, .end = kBlocks * kLayout.block_tokens};
 
 double timed(const auto& work) {
   const auto begin = std::chrono::steady_clock::now();
@@ -67,7 +68,7 @@ class Pair {
     for (uint32_t i = 0; i < kBlocks; ++i) landing.target.push_back(BlockId{i});
     return timed([&] {
       d_mover_->execute(
-          AllowStores{PeerId{1}, landing.transfer, landing.target, std::vector<uint32_t>(kBlocks, 0)});
+          AllowStores{PeerId{1}, landing.transfer, landing.target, std::vector<uint32_t>(kBlocks, 0), kMove});
       d_mover_->execute(Send{PeerId{1}, landing});
       wait_for<Landed>();
     });
@@ -90,6 +91,7 @@ class Pair {
                                {0, kLayout.layers},
                                landing.target,
                                std::vector<uint32_t>(kBlocks, 0),
+                               kMove,
                                true});
       }
     }

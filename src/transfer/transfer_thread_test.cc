@@ -10,6 +10,7 @@ namespace baton::transfer {
 namespace {
 
 constexpr kv::KvLayout kLayout{.layers = 2, .kv_heads = 1, .head_dim = 32, .block_tokens = 16};
+constexpr kv::Move kMove{.first = 0, .end = 16};
 
 struct Shell {
   Incarnation incarnation = random_id<Incarnation>();
@@ -55,12 +56,12 @@ TEST(TransferThread, CarriesCommandsAndEventsBetweenTwoProcessesWorthOfThreads) 
   landing.transfer = random_id<TransferId>();
   landing.target = {BlockId{3}};
   commands.clear();
-  commands.emplace_back(AllowStores{PeerId{1}, landing.transfer, landing.target, {0}});
+  commands.emplace_back(AllowStores{PeerId{1}, landing.transfer, landing.target, {0}, kMove});
   commands.emplace_back(Send{PeerId{1}, landing});
   d.thread->post(std::move(commands));
   ASSERT_TRUE(p.wait_for<Received>());
   commands.clear();
-  commands.emplace_back(Push{up->peer, landing.transfer, {0, 2}, {BlockId{6}}, {0}, true});
+  commands.emplace_back(Push{up->peer, landing.transfer, {0, 2}, {BlockId{6}}, {0}, kMove, true});
   p.thread->post(std::move(commands));
   const auto landed = d.wait_for<Landed>();
   ASSERT_TRUE(landed);

@@ -145,6 +145,7 @@ void FakeMover::execute(Command command) {
     grant.peer = allow->peer;
     grant.blocks = std::move(allow->blocks);
     grant.epochs = std::move(allow->epochs);
+    grant.move = allow->move;
     CHECK(grants_.emplace(allow->transfer, std::move(grant)).second, "granted twice");
   } else if (auto* const stop = std::get_if<StopStores>(&command)) {
     grants_.erase(stop->transfer);
@@ -154,7 +155,8 @@ void FakeMover::execute(Command command) {
     if (connection == nullptr || !connection->open) return;
     network_.send(*connection, 1 - at,
                   Message(Announce{push->transfer, push->layers, push->source, push->epochs, push->last}));
-    outflows_.push_back({std::move(*push), 0});
+    const kv::PieceCursor next(push->move);
+    outflows_.push_back({std::move(*push), next});
   } else if (auto* const stop_push = std::get_if<StopPush>(&command)) {
     std::erase_if(outflows_, [&](const Outflow& flow) { return flow.push.transfer == stop_push->transfer; });
   } else if (auto* const close = std::get_if<Close>(&command)) {
@@ -204,14 +206,13 @@ void FakeMover::take_message(PeerId peer, Message& message) {
     if (at == grants_.end()) return;
     if (auto checked = check_announce(*announce, at->second, arena_.layout()); !checked)
       return fail_move(announce->transfer, checked.error());
-    at->second.announce = *announce;
-    at->second.position = 0;
+    begin_announce(at->second, *announce);
   } else if (const auto* const pushed = std::get_if<Pushed>(&message)) {
     const auto at = grants_.find(pushed->transfer);
     if (at == grants_.end()) return;
     Grant& grant = at->second;
-    if (!grant.announce || grant.position != grant.blocks.size())
-      return fail_move(pushed->transfer, {Code::kCorrupt, "Pushed: blocks are missing"});
+    if (!grant.announce || !grant.next.is_done())
+      return fail_move(pushed->transfer, {Code::kCorrupt, "Pushed: positions are missing"});
     grant.layers_done += grant.announce->layers.count;
     grant.announce.reset();
     if (!pushed->last) return;
@@ -230,9 +231,8 @@ void FakeMover::take_bytes(const FakeNetwork::KvBytes& bytes) {
   if (!place) return fail_move(bytes.frame.transfer, place.error());
   if (XXH3_64bits(bytes.bytes.data(), bytes.bytes.size()) != bytes.frame.checksum)
     return fail_move(bytes.frame.transfer, {Code::kCorrupt, "KvFrame: checksum"});
-  std::memcpy(place->data(), bytes.bytes.data(), bytes.bytes.size());
-  grant.bytes += bytes.bytes.size();
-  ++grant.position;
+  kv::scatter(arena_, place->part, place->offset, bytes.bytes);
+  count_frame(bytes.frame, grant, arena_.layout());
 }
 
 void FakeMover::fail_move(TransferId transfer, Error error) {
@@ -247,24 +247,26 @@ void FakeMover::send_blocks() {
     outflows_.pop_front();
     const auto [connection, at] = find(flow.push.peer);
     if (connection == nullptr || !connection->open) continue;
-    const BlockId block = flow.push.source[flow.position];
-    if (arena_.epoch(block) != flow.push.epochs[flow.position]) {
+    const kv::Piece& piece = *flow.next;
+    const BlockId block = flow.push.source[piece.source];
+    if (arena_.epoch(block) != flow.push.epochs[piece.source]) {
       events_.emplace_back(
           MoveFailed{flow.push.transfer, {Code::kUnavailable, "P has given the blocks away"}});
       continue;
     }
-    const size_t offset = flow.push.layers.first * layout.layer_bytes();
-    const std::byte* const begin = arena_.data() + layout.offset(0, block) + offset;
+    const size_t offset = flow.push.layers.first * layout.layer_bytes(piece.tokens);
     FakeNetwork::KvBytes bytes;
-    bytes.bytes.assign(begin, begin + flow.push.layers.count * layout.layer_bytes());
+    bytes.bytes.resize(flow.push.layers.count * layout.layer_bytes(piece.tokens));
+    kv::gather(arena_, {block, piece.source_token, piece.tokens}, offset, bytes.bytes);
     bytes.frame = {.transfer = flow.push.transfer,
-                   .position = static_cast<uint32_t>(flow.position),
+                   .position = piece.number,
                    .offset = static_cast<uint32_t>(offset),
                    .bytes = static_cast<uint32_t>(bytes.bytes.size()),
-                   .epoch = flow.push.epochs[flow.position],
+                   .epoch = flow.push.epochs[piece.source],
                    .checksum = XXH3_64bits(bytes.bytes.data(), bytes.bytes.size())};
     network_.send(*connection, 1 - at, std::move(bytes));
-    if (++flow.position < flow.push.source.size()) {
+    flow.next.next();
+    if (!flow.next.is_done()) {
       outflows_.push_back(std::move(flow));
     } else {
       network_.send(*connection, 1 - at,

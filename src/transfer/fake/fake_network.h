@@ -23,7 +23,7 @@ struct FakeNetworkConfig {
   uint64_t seed = 0;
   Duration delay_max = std::chrono::milliseconds(5);  // of one message, on top of those before it
   uint32_t repeat_percent = 0;                        // Renew, Landing, Taken, ReleaseHandover come twice
-  uint32_t blocks_per_poll = 4;                       // P sends at most this many at a time
+  uint32_t blocks_per_poll = 4;                       // P sends at most this many pieces at a time
 };
 
 class FakeMover;
@@ -102,7 +102,7 @@ class FakeMover final : public KvMover {
   friend class FakeNetwork;
   struct Outflow {
     Push push;
-    size_t position = 0;
+    kv::PieceCursor next;
   };
 
   FakeMover(FakeNetwork& network, std::string host, uint16_t port, Identity identity, kv::KvArena& arena)

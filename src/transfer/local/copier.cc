@@ -23,18 +23,17 @@ std::optional<CopyEnd> Copier::step(const Grants& grants) {
   jobs_.pop_front();
   const auto grant = grants.find(job.announce.transfer);
   CHECK(grant != grants.end(), "a copy without a grant");
-  const size_t range_bytes = job.announce.layers.count * target_.layout().layer_bytes();
   CopyEnd end{.peer = job.peer,
               .transfer = job.announce.transfer,
               .last = job.announce.last,
-              .bytes = range_bytes * job.announce.source.size(),
+              .bytes = job.next.move().bytes(target_.layout(), job.announce.layers.count),
               .error = {}};
-  if (job.position == 0 && job.block_bytes_done == 0) {
+  if (job.next.positions_done() == 0 && job.offset == 0) {
     end.error = find_foreign(job, grant->second);
     if (end.error) return end;
   }
   copy_slice(job, grant->second);
-  if (job.position < job.announce.source.size()) {
+  if (!job.next.is_done()) {
     jobs_.push_back(std::move(job));
     return std::nullopt;
   }
@@ -58,30 +57,42 @@ std::optional<Error> Copier::find_foreign(const CopyJob& job, const Grant& grant
   return std::nullopt;
 }
 
-// Neighbouring blocks that are neighbours on both sides are one copy.
+// Blocks from the next piece on, at most `blocks_max`, that are neighbours on both sides; 1 where pieces are
+// not whole blocks on both.
+size_t Copier::count_neighbours(const CopyJob& job, const Grant& grant, size_t blocks_max) const {
+  const kv::Move& move = job.next.move();
+  if (move.source_tokens != move.target_tokens || job.announce.layers.count != target_.layout().layers)
+    return 1;
+  const std::span from = std::span(job.announce.source).subspan(job.next->source);
+  const std::span to = std::span(grant.blocks).subspan(job.next->target);
+  size_t run = 1;
+  while (run < std::min(from.size(), blocks_max) && index(from[run]) == index(from[0]) + run &&
+         index(to[run]) == index(to[0]) + run) {
+    ++run;
+  }
+  return run;
+}
+
 void Copier::copy_slice(CopyJob& job, const Grant& grant) {
   const kv::KvLayout& layout = target_.layout();
-  const size_t first = job.announce.layers.first * layout.layer_bytes();
-  const size_t range = job.announce.layers.count * layout.layer_bytes();
   size_t budget = kSliceBytes;
-  while (budget > 0 && job.position < job.announce.source.size()) {
-    const BlockId from = job.announce.source[job.position];
-    const BlockId to = grant.blocks[job.position];
-    size_t run = 1;
-    if (range == layout.block_bytes()) {
-      while (job.position + run < job.announce.source.size() && run * range < job.block_bytes_done + budget &&
-             index(job.announce.source[job.position + run]) == index(from) + run &&
-             index(grant.blocks[job.position + run]) == index(to) + run) {
-        ++run;
-      }
+  while (budget > 0 && !job.next.is_done()) {
+    const kv::Piece& piece = *job.next;
+    const size_t first = job.announce.layers.first * layout.layer_bytes(piece.tokens);
+    const size_t range = job.announce.layers.count * layout.layer_bytes(piece.tokens);
+    const BlockId from = job.announce.source[piece.source];
+    const BlockId to = grant.blocks[piece.target];
+    const size_t run = count_neighbours(job, grant, (job.offset + budget + range - 1) / range);
+    const size_t bytes = std::min(budget, run * range - job.offset);
+    if (run > 1) {
+      std::memcpy(target_.data() + layout.offset(0, to) + job.offset,
+                  job.source->data() + layout.offset(0, from) + job.offset, bytes);
+    } else {
+      kv::copy_part(target_, {to, piece.target_token, piece.tokens}, *job.source,
+                    {from, piece.source_token, piece.tokens}, first + job.offset, bytes);
     }
-    const size_t bytes = std::min(budget, run * range - job.block_bytes_done);
-    std::memcpy(target_.data() + layout.offset(0, to) + first + job.block_bytes_done,
-                job.source->data() + layout.offset(0, from) + first + job.block_bytes_done, bytes);
     budget -= bytes;
-    const size_t done = job.block_bytes_done + bytes;
-    job.position += done / range;
-    job.block_bytes_done = done % range;
+    for (job.offset += bytes; job.offset >= range; job.offset -= range) job.next.next();
   }
 }
 

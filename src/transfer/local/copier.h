@@ -22,8 +22,8 @@ struct CopyJob {
   PeerId peer{};
   const kv::KvArena* source = nullptr;
   Announce announce;
-  size_t position = 0;          // next block
-  size_t block_bytes_done = 0;  // of it, within the layer range
+  kv::PieceCursor next;  // next piece
+  size_t offset = 0;     // next byte of it, within the layer range
 };
 
 // How one job ended.
@@ -52,6 +52,7 @@ class Copier {
  private:
   std::optional<Error> find_foreign(const CopyJob& job, const Grant& grant) const;
   void copy_slice(CopyJob& job, const Grant& grant);
+  size_t count_neighbours(const CopyJob& job, const Grant& grant, size_t blocks_max) const;
 
   kv::KvArena& target_;
   std::deque<CopyJob> jobs_;

@@ -10,6 +10,7 @@ namespace {
 // One block is larger than a slice, so that a copy takes several steps.
 constexpr kv::KvLayout kLayout{
     .layers = 4, .kv_heads = 8, .head_dim = 1024, .block_tokens = 64, .dtype = DType::kF32};
+constexpr kv::Move kMove{.first = 0, .end = 64, .source_tokens = 64, .target_tokens = 64};
 static_assert(kLayout.layers * 2UL * 8 * 1024 * 64 * 4 > kSliceBytes);
 
 class CopierTest : public testing::Test {
@@ -30,8 +31,11 @@ class CopierTest : public testing::Test {
     grants_[id] = {.peer = PeerId{1},
                    .blocks = {BlockId{2}},
                    .epochs = {target_->epoch(BlockId{2})},
-                   .announce = announce};
-    copier_.add({.peer = PeerId{1}, .source = source_.get(), .announce = announce});
+                   .move = kMove,
+                   .announce = announce,
+                   .next = {}};
+    copier_.add(
+        {.peer = PeerId{1}, .source = source_.get(), .announce = announce, .next = kv::PieceCursor(kMove)});
   }
 
   CopyEnd run() {

@@ -153,7 +153,7 @@ void SocketMover::take_arena(Connection& connection) {
   std::byte byte{};
   auto fd = net::receive_with_fd(connection.local_fd.get(), std::span(&byte, 1));
   if (fd && *fd) {
-    auto arena = kv::KvArena::map_peer(fd->release(), config_.identity.layout, connection.peer.incarnation);
+    auto arena = kv::KvArena::map_peer(fd->release(), connection.peer.layout, connection.peer.incarnation);
     if (arena) {
       connection.arena = *std::move(arena);
       return be_ready(connection, true);

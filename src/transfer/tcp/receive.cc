@@ -30,10 +30,10 @@ std::span<std::byte> SocketMover::missing(Connection& connection) {
           std::span(scratch_).first(connection.frame.bytes).subspan(connection.filled);
       if (connection.frame_discarded) return nowhere;
       const auto grant = grants_.find(connection.frame.transfer);
-      const auto place = grant == grants_.end()
-                             ? Result<std::span<std::byte>>(fail(Code::kCancelled, "stopped"))
-                             : place_frame(connection.frame, grant->second, arena_);
-      if (place) return place->subspan(connection.filled);
+      const auto place = grant == grants_.end() ? Result<FramePlace>(fail(Code::kCancelled, "stopped"))
+                                                : place_frame(connection.frame, grant->second, arena_);
+      if (place && !place->whole.empty()) return place->whole.subspan(connection.filled);
+      if (place) return std::span(connection.staged).first(connection.frame.bytes).subspan(connection.filled);
       if (grant != grants_.end()) fail_move(connection.frame.transfer, place.error());
       connection.frame_discarded = true;
       return nowhere;
@@ -106,7 +106,7 @@ Result<void> SocketMover::take_message(Connection& connection, Message& message)
     for (Outflow& flow : connection.outflows) {
       if (flow.push.transfer == ack->transfer) flow.acked = std::clamp(ack->bytes, flow.acked, flow.sent);
     }
-    events_.emplace_back(PushProgress{ack->transfer, ack->bytes});
+    events_.emplace_back(PushProgress{connection.id, ack->transfer, ack->bytes});
     return {};
   }
   if (const auto* const refused = std::get_if<Refused>(&message))
@@ -128,9 +128,7 @@ Result<void> SocketMover::take_announce(Connection& connection, Announce& announ
     fail_move(announce.transfer, checked.error());
     return {};
   }
-  at->second.announce = announce;
-  at->second.position = 0;
-  at->second.offset = 0;
+  begin_announce(at->second, announce);
   if (!connection.local) return {};
   for (const BlockId block : announce.source) {
     if (index(block) < connection.arena->blocks()) continue;
@@ -139,7 +137,10 @@ Result<void> SocketMover::take_announce(Connection& connection, Announce& announ
                                            connection.arena->blocks())});
     return {};
   }
-  copier_.add({.peer = connection.id, .source = connection.arena.get(), .announce = std::move(announce)});
+  copier_.add({.peer = connection.id,
+               .source = connection.arena.get(),
+               .announce = std::move(announce),
+               .next = kv::PieceCursor(at->second.move)});
   return {};
 }
 
@@ -147,9 +148,10 @@ void SocketMover::take_pushed(Connection& connection, const Pushed& pushed) {
   const auto at = grants_.find(pushed.transfer);
   if (at == grants_.end() || at->second.peer != connection.id) return;
   Grant& grant = at->second;
-  if (!grant.announce || grant.announce->layers != pushed.layers || grant.position != grant.blocks.size()) {
-    return fail_move(pushed.transfer, {Code::kCorrupt, fmt::format("Pushed: {} of {} blocks have come",
-                                                                   grant.position, grant.blocks.size())});
+  if (!grant.announce || grant.announce->layers != pushed.layers || !grant.next.is_done()) {
+    return fail_move(pushed.transfer, {Code::kCorrupt, fmt::format("Pushed: {} of {} positions have come",
+                                                                   grant.next.positions_done(),
+                                                                   grant.move.end - grant.move.first)});
   }
   grant.layers_done += pushed.layers.count;
   grant.announce.reset();
@@ -175,6 +177,8 @@ Result<void> SocketMover::begin_frame(Connection& connection) {
   if (auto place = place_frame(connection.frame, at->second, arena_); !place) {
     fail_move(transfer, place.error());
     connection.frame_discarded = true;
+  } else if (place->whole.empty()) {
+    connection.staged.resize(kKvBytesMax);
   }
   return {};
 }
@@ -187,19 +191,18 @@ void SocketMover::end_frame(Connection& connection) {
   Grant& grant = at->second;
   const auto place = place_frame(frame, grant, arena_);
   if (!place) return fail_move(frame.transfer, place.error());
-  const uint64_t checksum = XXH3_64bits(place->data(), place->size());
+  const bool is_staged = place->whole.empty();
+  const std::span<const std::byte> bytes =
+      is_staged ? std::span(connection.staged).first(frame.bytes) : place->whole;
+  const uint64_t checksum = XXH3_64bits(bytes.data(), bytes.size());
   if (checksum != frame.checksum) {
     return fail_move(
         frame.transfer,
         {Code::kCorrupt, fmt::format("KvFrame: checksum of position {} is {:016x}, expected {:016x}",
                                      frame.position, checksum, frame.checksum)});
   }
-  grant.bytes += frame.bytes;
-  grant.offset += frame.bytes;
-  if (grant.offset == grant.announce->layers.count * arena_.layout().layer_bytes()) {
-    grant.offset = 0;
-    ++grant.position;
-  }
+  if (is_staged) kv::scatter(arena_, place->part, place->offset, bytes);
+  count_frame(frame, grant, arena_.layout());
   if (grant.bytes - grant.acked >= kAckEveryBytes) {
     grant.acked = grant.bytes;
     post(connection, Ack{frame.transfer, grant.bytes});

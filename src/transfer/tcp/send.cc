@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "base/check.h"
 #include "transfer/tcp/socket_mover.h"
@@ -62,6 +63,16 @@ Result<bool> SocketMover::write_messages(Connection& connection) {
   return false;
 }
 
+// The bytes of a frame: as they lie where its piece is a whole block, else put together.
+const std::byte* SocketMover::find_bytes(Connection& connection, const kv::BlockPart& part,
+                                         const KvFrame& frame) {
+  const auto whole = kv::find_whole(std::as_const(arena_), part, frame.offset, frame.bytes);
+  if (!whole.empty()) return whole.data();
+  connection.staged.resize(kKvBytesMax);
+  kv::gather(arena_, part, frame.offset, std::span(connection.staged).first(frame.bytes));
+  return connection.staged.data();
+}
+
 // Takes the next frame of the transfer whose turn it is. False if none may be sent now.
 bool SocketMover::next_frame(Connection& connection) {
   const kv::KvLayout& layout = arena_.layout();
@@ -72,25 +83,25 @@ bool SocketMover::next_frame(Connection& connection) {
       connection.outflows.push_back(std::move(flow));
       continue;
     }
-    const BlockId block = flow.push.source[flow.position];
-    const size_t first = flow.push.layers.first * layout.layer_bytes();
-    const size_t range = flow.push.layers.count * layout.layer_bytes();
+    const kv::Piece& piece = *flow.next;
+    const size_t first = flow.push.layers.first * layout.layer_bytes(piece.tokens);
+    const size_t range = flow.push.layers.count * layout.layer_bytes(piece.tokens);
     OutFrame out;
-    out.source = block;
-    out.bytes = arena_.data() + layout.offset(0, block) + first + flow.offset;
+    out.source = flow.push.source[piece.source];
     out.frame = {.transfer = flow.push.transfer,
-                 .position = static_cast<uint32_t>(flow.position),
+                 .position = piece.number,
                  .offset = static_cast<uint32_t>(first + flow.offset),
                  .bytes = static_cast<uint32_t>(std::min(kKvBytesMax, range - flow.offset)),
-                 .epoch = flow.push.epochs[flow.position],
+                 .epoch = flow.push.epochs[piece.source],
                  .checksum = 0};
+    out.bytes = find_bytes(connection, {out.source, piece.source_token, piece.tokens}, out.frame);
     out.frame.checksum = XXH3_64bits(out.bytes, out.frame.bytes);
     out.head = encode(out.frame);
     flow.sent += out.frame.bytes;
     flow.offset += out.frame.bytes;
     if (flow.offset == range) {
       flow.offset = 0;
-      ++flow.position;
+      flow.next.next();
     }
     connection.out_frame = out;
     connection.outflows.push_back(std::move(flow));
@@ -128,7 +139,7 @@ void SocketMover::end_out_frame(Connection& connection) {
   const OutFrame out = *connection.out_frame;
   connection.out_frame.reset();
   const auto flow = std::ranges::find_if(connection.outflows, [&](const Outflow& one) {
-    return one.push.transfer == out.frame.transfer && one.position >= out.frame.position;
+    return one.push.transfer == out.frame.transfer && one.next->number >= out.frame.position;
   });
   if (flow == connection.outflows.end()) return;  // stopped
   std::atomic_thread_fence(std::memory_order_seq_cst);
@@ -142,7 +153,7 @@ void SocketMover::end_out_frame(Connection& connection) {
     connection.outflows.erase(flow);
     return;
   }
-  if (flow->position < flow->push.source.size()) return;
+  if (!flow->next.is_done()) return;
   post(connection, Pushed{flow->push.transfer, flow->push.layers, flow->push.last});
   connection.outflows.erase(flow);
 }

@@ -119,6 +119,7 @@ void SocketMover::run(Send& command) {
 void SocketMover::run(AllowStores& command) {
   CHECK(!command.blocks.empty() && command.blocks.size() == command.epochs.size());
   CHECK(!grants_.contains(command.transfer), "transfer {} is granted twice", command.transfer.hex());
+  CHECK(command.blocks.size() == command.move.target_blocks(), "{} blocks", command.blocks.size());
   for (const BlockId block : command.blocks) CHECK(index(block) < arena_.blocks(), "block {}", index(block));
   const Connection* const connection = find(command.peer);
   if (connection == nullptr || connection->phase != Phase::kUp) {
@@ -129,6 +130,7 @@ void SocketMover::run(AllowStores& command) {
   grant.peer = command.peer;
   grant.blocks = std::move(command.blocks);
   grant.epochs = std::move(command.epochs);
+  grant.move = command.move;
   grants_.emplace(command.transfer, std::move(grant));
 }
 
@@ -145,10 +147,13 @@ void SocketMover::run(StopStores& command) {
 }
 
 void SocketMover::run(Push& command) {
+  CHECK(command.source.size() == command.move.source_blocks(), "{} blocks", command.source.size());
   Connection* const connection = find(command.peer);
   if (connection == nullptr || connection->phase != Phase::kUp) return;  // its PeerLost is on the way
   post(*connection, Announce{command.transfer, command.layers, command.source, command.epochs, command.last});
-  if (!connection->local) connection->outflows.push_back({.push = std::move(command)});
+  if (connection->local) return;
+  kv::PieceCursor next(command.move);
+  connection->outflows.push_back({.push = std::move(command), .next = next});
 }
 
 void SocketMover::run(StopPush& command) {

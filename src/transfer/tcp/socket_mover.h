@@ -3,9 +3,10 @@
 // tcp). Between processes of one host (equal boot id *and* P's Unix socket connects) P hands its arena's
 // memfd over and D copies out of it (transport local, local/copier.h). Non-blocking sockets, one epoll.
 //
-// KV bytes of a frame are received straight into the granted block and checked there. That is safe: a grant
-// is looked up again for every read, so nothing is stored after StopStores; and a block whose transfer did
-// not end in Landed holds bytes that nobody reads (the engine computes them anew).
+// KV bytes of a frame are received straight into the granted block and checked there, unless the piece is
+// only a part of it (the block sizes differ): then they are checked first and scattered into it. Both are
+// safe: a grant is looked up again for every read, so nothing is stored after StopStores; and a block whose
+// transfer did not end in Landed holds bytes that nobody reads (the engine computes them anew).
 //
 // A slow or hostile peer costs only its own connection: handshakes have a deadline, connections, frames and
 // waiting bytes a bound, silence an end.
@@ -71,15 +72,15 @@ class SocketMover final : public KvMover {
   // P: a Push that is being sent.
   struct Outflow {
     Push push;
-    size_t position = 0;
-    size_t offset = 0;  // within the layer range of a block
+    kv::PieceCursor next;
+    size_t offset = 0;  // within the layer range of the next piece
     uint64_t sent = 0;
     uint64_t acked = 0;
   };
   // The frame being written: head, then bytes of the arena.
   struct OutFrame {
     std::array<std::byte, kFrameHeadBytes + kKvHeadBytes> head{};
-    const std::byte* bytes = nullptr;
+    const std::byte* bytes = nullptr;  // of the arena, or `staged`
     KvFrame frame;
     BlockId source{};
     size_t done = 0;  // of head and bytes together
@@ -115,6 +116,8 @@ class SocketMover final : public KvMover {
     std::optional<OutFrame> out_frame;
     std::deque<Outflow> outflows;  // round-robin
     std::deque<TransferId> stopped;
+    // The KV bytes of one frame whose piece is not a whole block here: P gathers them, D scatters them.
+    std::vector<std::byte> staged;
   };
   using ConnectionMap = std::map<PeerId, std::unique_ptr<Connection>>;
   struct LocalVisitor {
@@ -176,6 +179,7 @@ class SocketMover final : public KvMover {
   Result<bool> write_messages(Connection& connection);
   Result<bool> write_frame(Connection& connection);
   bool next_frame(Connection& connection);
+  const std::byte* find_bytes(Connection& connection, const kv::BlockPart& part, const KvFrame& frame);
   void end_out_frame(Connection& connection);
 
   SocketMoverConfig config_;

@@ -179,6 +179,114 @@ TEST_P(EachTransport, MovesBlocksThatNeedSeveralFrames) {
   expect_equal_blocks(*pair.p, held, *pair.d, target);
 }
 
+// The vector of (layer, K|V, head) of a position.
+const std::byte* vector_at(const kv::KvArena& arena, BlockId block, uint32_t row, uint32_t position) {
+  const kv::KvLayout& layout = arena.layout();
+  const uint32_t rows = 2 * layout.kv_heads;
+  return arena.at(row / rows, block).data() +
+         (row % rows * layout.block_tokens + position % layout.block_tokens) * layout.head_dim *
+             size_of(layout.dtype);
+}
+
+struct Held {
+  uint32_t tokens = 0;
+  uint32_t present = 0;  // on D
+  std::vector<BlockId> source;
+  std::vector<BlockId> target;
+};
+
+// D's blocks hold P's KV of positions [present, tokens), and nothing of what D had has changed.
+void expect_moved(const Pair& pair, const Held& held, const std::vector<std::byte>& before) {
+  const kv::KvArena& p = *pair.p->arena;
+  const kv::KvArena& d = *pair.d->arena;
+  const kv::KvLayout& layout = d.layout();
+  const size_t bytes = layout.head_dim * size_of(layout.dtype);
+  const uint32_t rows = layout.layers * 2 * layout.kv_heads;
+  const uint32_t covered = held.present + static_cast<uint32_t>(held.target.size()) * layout.block_tokens;
+  const uint32_t moved = std::min(covered, p.layout().blocks_for(held.tokens) * p.layout().block_tokens);
+  std::vector<bool> is_target(kBlocks);
+  for (const BlockId block : held.target) is_target[index(block)] = true;
+  for (uint32_t position = held.present; position < covered; ++position) {
+    const BlockId block = held.target[(position - held.present) / layout.block_tokens];
+    for (uint32_t row = 0; row < rows; ++row) {
+      const std::byte* const got = vector_at(d, block, row, position);
+      const std::byte* const expected =
+          position < moved ? vector_at(p, held.source[position / p.layout().block_tokens], row, position)
+                           : before.data() + (got - d.data());
+      ASSERT_EQ(0, std::memcmp(got, expected, bytes)) << "position " << position << " row " << row;
+    }
+  }
+  for (uint32_t block = 0; block < kBlocks; ++block) {
+    if (is_target[block]) continue;
+    const size_t at = layout.offset(0, BlockId{block});
+    ASSERT_EQ(0, std::memcmp(d.data() + at, before.data() + at, layout.block_bytes())) << "block " << block;
+  }
+}
+
+TEST_P(EachTransport, MovesTheRightTokensBetweenAllPairsOfBlockSizes) {
+  for (const uint32_t source_tokens : {16U, 32U, 48U, 64U}) {
+    for (const uint32_t target_tokens : {16U, 32U, 48U, 64U}) {
+      SCOPED_TRACE(fmt::format("{} to {}", source_tokens, target_tokens));
+      kv::KvLayout source_layout = kLayout;
+      kv::KvLayout target_layout = kLayout;
+      source_layout.block_tokens = source_tokens;
+      target_layout.block_tokens = target_tokens;
+      const Pair pair({.choice = GetParam(), .layout = source_layout},
+                      {.choice = GetParam(), .layout = target_layout});
+      fill(*pair.d->arena, 2);
+      uint64_t seed = 0;
+      for (const uint32_t tokens : {1U, 16U, 33U, 64U, 97U, 191U, 192U, 250U}) {
+        for (const uint32_t hit : {0U, 1U, 3U}) {
+          const uint32_t present = hit * target_tokens;
+          if (present >= tokens) continue;
+          SCOPED_TRACE(fmt::format("{} of {} tokens are there", present, tokens));
+          const Held held{tokens, present, shuffled_blocks(source_layout.blocks_for(tokens), ++seed),
+                          shuffled_blocks(target_layout.blocks_for(tokens) - hit, ++seed)};
+          const std::vector<std::byte> before(pair.d->arena->data(),
+                                              pair.d->arena->data() + kBlocks * target_layout.block_bytes());
+          const auto handover = random_id<HandoverId>();
+          pair.p->source->hold({handover, held.source, tokens, "hash"}, pair.p->clock.now());
+          const Expected expected = pair.expect(handover, tokens);
+          pair.d->target->expect(expected, pair.d->clock.now());
+          pair.d->target->land(expected.transfer, held.target, present, pair.d->clock.now());
+          pair.run_until([&] { return !pair.d->outcomes.empty() && !pair.p->released.empty(); });
+          ASSERT_FALSE(pair.d->outcomes[0].error) << pair.d->outcomes[0].error->message;
+          EXPECT_EQ(
+              pair.d->outcomes[0].bytes,
+              kv::move_of(present, tokens, source_tokens, target_tokens).bytes(kLayout, kLayout.layers));
+          expect_moved(pair, held, before);
+          if (HasFatalFailure()) return;
+          pair.d->outcomes.clear();
+          pair.p->released.clear();
+        }
+      }
+    }
+  }
+}
+
+// Pieces that are not whole blocks and need several frames: gathered and scattered in part.
+TEST_P(EachTransport, MovesLargePiecesBetweenBlocksOfTwoSizes) {
+  for (const auto& [source_tokens, target_tokens] : {std::pair{48U, 64U}, {64U, 16U}, {16U, 64U}}) {
+    SCOPED_TRACE(fmt::format("{} to {}", source_tokens, target_tokens));
+    kv::KvLayout source_layout{.layers = 8, .kv_heads = 8, .head_dim = 128, .block_tokens = source_tokens};
+    kv::KvLayout target_layout = source_layout;
+    target_layout.block_tokens = target_tokens;
+    const Pair pair({.choice = GetParam(), .layout = source_layout},
+                    {.choice = GetParam(), .layout = target_layout});
+    const Held held{200, target_tokens, shuffled_blocks(source_layout.blocks_for(200), 1),
+                    shuffled_blocks(target_layout.blocks_for(200) - 1, 2)};
+    const std::vector<std::byte> before(kBlocks * target_layout.block_bytes());
+    const auto handover = random_id<HandoverId>();
+    pair.p->source->hold({handover, held.source, held.tokens, "hash"}, pair.p->clock.now());
+    const Expected expected = pair.expect(handover, held.tokens);
+    pair.d->target->expect(expected, pair.d->clock.now());
+    pair.d->target->land(expected.transfer, held.target, held.present, pair.d->clock.now());
+    pair.run_until([&] { return !pair.d->outcomes.empty(); });
+    ASSERT_FALSE(pair.d->outcomes[0].error) << pair.d->outcomes[0].error->message;
+    expect_moved(pair, held, before);
+  }
+}
+
 TEST_P(EachTransport, RefusesBlocksThatPHasGivenAway) {
   const Pair pair({.choice = GetParam()}, {.choice = GetParam()});
   const auto handover = random_id<HandoverId>();
@@ -232,8 +340,8 @@ struct RefusalRow {
 };
 
 TEST(SocketMover, RefusesPeersThatDoNotFit) {
-  kv::KvLayout other_block = kLayout;
-  other_block.block_tokens = 32;
+  kv::KvLayout other_heads = kLayout;
+  other_heads.kv_heads = 4;
   kv::KvLayout other_dtype = kLayout;
   other_dtype.dtype = DType::kF32;
   for (const RefusalRow& row : {
@@ -242,7 +350,7 @@ TEST(SocketMover, RefusesPeersThatDoNotFit) {
            RefusalRow{"no secret", {.secret = "0123456789abcdef"}, {}, "the peer has none, expected one"},
            RefusalRow{"only D", {}, {.secret = "0123456789abcdef"}, "the peer has one, expected none"},
            RefusalRow{"model", {}, {.fingerprint = "beef"}, "fingerprint: peer has beef, expected f00d"},
-           RefusalRow{"block size", {}, {.layout = other_block}, "block_size: peer has 32, expected 16"},
+           RefusalRow{"heads", {}, {.layout = other_heads}, "kv_heads: peer has 4, expected 2"},
            RefusalRow{"dtype", {}, {.layout = other_dtype}, "dtype: peer has float32, expected bfloat16"},
        }) {
     SCOPED_TRACE(row.name);
@@ -349,8 +457,7 @@ TEST(SocketMover, NamesWhatIsWrongWithAFrame) {
            HostileRow{"nothing", [](KvFrame&) {}, "landed"},
            HostileRow{"checksum", [](KvFrame& f) { ++f.checksum; }, "checksum of position 0"},
            HostileRow{"epoch", [](KvFrame& f) { ++f.epoch; }, "KvFrame: epoch is 6, expected 5"},
-           HostileRow{"position", [](KvFrame& f) { f.position = 1; },
-                      "KvFrame: position is 1, expected below 1"},
+           HostileRow{"position", [](KvFrame& f) { f.position = 1; }, "KvFrame: position is 1, expected 0"},
            HostileRow{"far position", [](KvFrame& f) { f.position = ~0U; }, "position is 4294967295"},
            HostileRow{"offset", [](KvFrame& f) { f.offset = 8; }, "KvFrame: offset is 8, expected 0"},
            HostileRow{"transfer", [](KvFrame& f) { f.transfer.bytes[0] ^= 1; },
@@ -388,7 +495,7 @@ TEST(SocketMover, NamesWhatIsWrongWithAnAnnounce) {
     peer.send(Announce{landing.transfer, {0, 3}, {BlockId{3}}, {5}, true});
     peer.send(Pushed{landing.transfer, {0, 3}, true});
   });
-  EXPECT_NE(early.find("0 of 1 blocks have come"), std::string::npos) << early;
+  EXPECT_NE(early.find("0 of 16 positions have come"), std::string::npos) << early;
 }
 
 TEST(SocketMover, EndsAConnectionThatSendsGarbage) {
