@@ -236,7 +236,7 @@ std::string render_completion(const ResponseHead& head, std::span<const Choice> 
     append_json_string(out, choice.text);
     append_key(out, "logprobs");
     if (choice.logprobs) {
-      append_completion_logprobs(out, *choice.logprobs, 0, head.tokens_as_ids);
+      append_completion_logprobs(out, *choice.logprobs, choice.text_offset, head.tokens_as_ids);
     } else {
       out += "null";
     }

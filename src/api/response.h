@@ -66,6 +66,7 @@ struct Choice {
   FinishReason finish_reason = FinishReason::kStop;
   StopReason stop_reason = {};
   std::optional<std::vector<PositionLogprobs>> logprobs = {};  // with echo: prompt positions first
+  int64_t text_offset = 0;                                     // characters before the first of `logprobs`
   std::optional<std::vector<PositionLogprobs>> prompt_logprobs = {};
   std::optional<std::vector<TokenId>> prompt_token_ids = {};  // return_token_ids
   std::optional<std::vector<TokenId>> token_ids = {};         // return_token_ids

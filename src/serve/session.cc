@@ -94,6 +94,7 @@ class Session {
   void send_failure(const Error& error);
   api::Usage usage() const;
   api::Usage usage_of(const ChoiceState& choice) const;
+  int64_t first_offset(const PromptState& prompt) const;
   bool drops_output() const { return common_->echo && common_->sampling.max_tokens == 0; }
 
   Desk& desk_;
@@ -272,6 +273,16 @@ void Session::observe_tokens(PromptState& prompt, size_t tokens) {
   desk_.metrics.generation_tokens += tokens;
 }
 
+// Where the logprobs of an answer begin: behind an echoed prompt whose own are not among them. Counted over
+// tokens, as those of the prompt would be.
+int64_t Session::first_offset(const PromptState& prompt) const {
+  int64_t offset = 0;
+  if (is_chat() || !common_->echo || prompt.logprobs) return offset;
+  for (const TokenId token : prompt.prompt.tokens)
+    offset += api::characters_begun(desk_.model->tokenizer.token_bytes(token));
+  return offset;
+}
+
 void Session::append_chunk(ChoiceState& choice, ChoiceText::Added added) {
   PromptState& prompt = prompts_[choice.prompt];
   const bool first = !choice.begun;
@@ -300,9 +311,7 @@ void Session::append_chunk(ChoiceState& choice, ChoiceText::Added added) {
   }
   if (common_->sampling.logprobs) delta.logprobs = &added.logprobs;
   if (common_->return_token_ids) delta.token_ids = &added.token_ids;
-  // Without the prompt's logprobs the first chunk's begin after the prompt.
-  if (first && common_->echo && !prompt.logprobs)
-    choice.text_offset = api::characters_begun(prompt.prompt.text);
+  if (first) choice.text_offset = first_offset(prompt);
   delta.text_offset = choice.text_offset;
   for (const auto& position : added.logprobs)
     choice.text_offset += api::characters_begun(position.chosen.text);
@@ -404,6 +413,7 @@ void Session::send_whole() {
     out.stop_reason = choice.text.stop_reason();
     if (common_->sampling.logprobs) {
       out.logprobs.emplace();
+      out.text_offset = first_offset(prompt);
       if (common_->echo && prompt.logprobs) *out.logprobs = *prompt.logprobs;
       for (auto& position : choice.logprobs) out.logprobs->push_back(std::move(position));
     }
