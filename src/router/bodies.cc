@@ -164,11 +164,13 @@ PromptLogprobs prompt_part(const PrefillAnswer& p) {
   return out;
 }
 
-// D's offsets count from where its own part begins; the client's from the beginning of the prompt.
-std::vector<std::string> shifted(const std::vector<std::string_view>& offsets, int64_t begin) {
+// The client's offsets count from the beginning of the prompt, and so do a Baton D's; one that counts from
+// where its own part begins starts at 0.
+std::vector<std::string> from_prompt(const std::vector<std::string_view>& offsets, int64_t begin) {
+  const bool counts_own_part = !offsets.empty() && integer(offsets.front()) == 0;
   std::vector<std::string> out;
   for (const std::string_view offset : offsets)
-    out.push_back(std::to_string(integer(offset) - integer(offsets.front()) + begin));
+    out.push_back(std::to_string(integer(offset) + (counts_own_part ? begin : 0)));
   return out;
 }
 
@@ -187,7 +189,7 @@ bool put_prompt_first(api::ObjectBytes& choice, const PromptLogprobs& prompt) {
       own.erase(own.begin(), own.begin() + static_cast<ptrdiff_t>(std::min(prompt_tokens, own.size())));
     std::vector<std::string> joined = prompt.lists[i];
     if (i == 0 && prompt.end_offset >= 0) {
-      const auto moved = shifted(own, prompt.end_offset);
+      const auto moved = from_prompt(own, prompt.end_offset);
       joined.insert(joined.end(), moved.begin(), moved.end());
     } else {
       joined.insert(joined.end(), own.begin(), own.end());
