@@ -139,8 +139,9 @@ void Cluster::add(InstanceOptions options) {
   const auto index = static_cast<uint32_t>(instances_.size());
   if (!options.engine.handover.incarnation) options.engine.handover.incarnation = random_id<Incarnation>();
   const auto role = options.role;
+  auto model = models_(options.block_tokens);
   instances_.push_back(
-      std::make_unique<Instance>(std::move(options), models_(index), tokenizer_dir_, network_));
+      std::make_unique<Instance>(std::move(options), std::move(model), tokenizer_dir_, network_));
   if (!role) return;
   const auto side = *role == api::Role::kPrefill ? router::Side::kPrefill : router::Side::kDecode;
   const auto id = registry_.add(side, "sim", instances_.back()->port(), now_);

@@ -39,12 +39,13 @@ struct Outcome {
 struct InstanceOptions {
   std::string name;
   std::optional<api::Role> role;  // nothing: alone
+  uint32_t block_tokens = 16;
   uint32_t arena_blocks = 256;
   engine::EngineConfig engine;
 };
 
-// Makes the model of an instance; each has its own.
-using ModelFactory = std::function<std::unique_ptr<model::LanguageModel>(uint32_t instance)>;
+// Makes the model of an instance, whose KV blocks hold `block_tokens`; each has its own.
+using ModelFactory = std::function<std::unique_ptr<model::LanguageModel>(uint32_t block_tokens)>;
 
 class Instance {
  public:

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <random>
 
@@ -76,6 +77,10 @@ class RandomRequests {
   std::vector<int> shared_;
 };
 
+using BlockSizes = std::vector<std::array<uint32_t, 2>>;  // of P and of D
+const BlockSizes kUnequalSizes = {{16, 32}, {32, 16}, {16, 64}, {64, 16},
+                                  {48, 32}, {32, 48}, {48, 64}, {64, 48}};
+
 struct Workload {
   ModelFactory models;
   std::string tokenizer_dir;
@@ -83,6 +88,7 @@ struct Workload {
   int prompt_max = 80;
   size_t requests = 40;
   bool cuts_connections = false;
+  BlockSizes block_sizes = {{16, 16}, {16, 48}, {64, 16}, {32, 32}};  // in turn, by seed
 };
 
 engine::EngineConfig random_config(RandomRequests& draw) {
@@ -107,7 +113,13 @@ uint64_t real_kernel_runs() {
   return given == nullptr ? 1 : std::strtoull(given, nullptr, 10);
 }
 
-size_t run_one(const Workload& workload, uint64_t seed) {
+// How many of the requests went which way.
+struct Ways {
+  size_t recomputed = 0;
+  uint64_t landed = 0;
+};
+
+Ways run_one(const Workload& workload, uint64_t seed) {
   RandomRequests draw(seed, workload.vocab, workload.prompt_max);
   Cluster cluster(workload.models, workload.tokenizer_dir,
                   {.seed = seed,
@@ -115,9 +127,12 @@ size_t run_one(const Workload& workload, uint64_t seed) {
                    .repeat_percent = 5,
                    .blocks_per_poll = static_cast<uint32_t>(draw.number(1, 8))});
   for (const char* name : {"P1", "P2", "D1", "D2"}) {
+    const uint32_t block_tokens =
+        workload.block_sizes[seed % workload.block_sizes.size()][name[0] == 'P' ? 0 : 1];
     cluster.add({.name = name,
                  .role = name[0] == 'P' ? api::Role::kPrefill : api::Role::kDecode,
-                 .arena_blocks = static_cast<uint32_t>(draw.number(24, 96)),
+                 .block_tokens = block_tokens,
+                 .arena_blocks = static_cast<uint32_t>(draw.number(24, 96)) * 16 / block_tokens,
                  .engine = random_config(draw)});
   }
   std::vector<std::string> bodies;
@@ -134,26 +149,29 @@ size_t run_one(const Workload& workload, uint64_t seed) {
   cluster.run();
   Cluster alone(workload.models, workload.tokenizer_dir, {.seed = seed});
   alone.add({.name = "alone", .role = std::nullopt, .arena_blocks = 512, .engine = {}});
-  size_t recomputed = 0;
+  Ways ways;
   Time now{std::chrono::seconds(1)};
   for (size_t i = 0; i < bodies.size(); ++i) {
     const Outcome expected = answer_alone(alone.instance(0), bodies[i], now);
     EXPECT_TRUE(expected.same_answer(cluster.outcomes()[i]))
         << "BATON_PARITY_SEED=" << seed << " request " << i << ": " << bodies[i] << "\n  "
         << (cluster.outcomes()[i].error ? cluster.outcomes()[i].error->message : "other tokens or logprobs");
-    recomputed += cluster.outcomes()[i].recomputed ? 1 : 0;
+    ways.recomputed += cluster.outcomes()[i].recomputed ? 1 : 0;
   }
   for (size_t i = 0; i < cluster.size(); ++i) {
     const auto& stats = cluster.instance(i).engine().stats();
     EXPECT_EQ(stats.blocks_free, stats.blocks_total) << "seed " << seed << " instance " << i << " leaks";
     EXPECT_EQ(cluster.instance(i).engine().find_inconsistency(), "");
+    ways.landed += stats.handovers_landed;
   }
-  return recomputed;
+  return ways;
 }
 
 ModelFactory fake_models() {
-  return [](uint32_t) {
-    return std::make_unique<model::FakeModel>(model::FakeModelOptions{.max_position = 256});
+  return [](uint32_t block_tokens) {
+    model::FakeModelOptions options{.max_position = 256};
+    options.layout.block_tokens = block_tokens;
+    return std::make_unique<model::FakeModel>(options);
   };
 }
 
@@ -169,9 +187,10 @@ class RealModels {
     }
   }
   ModelFactory factory() {
-    return [this](uint32_t) {
+    return [this](uint32_t block_tokens) {
       const kernels::Cpu& cpu = *cpus_[next_++ % cpus_.size()];
-      auto loaded = model::load_decoder(checkpoint_, cpu, {.batch_rows_max = 128, .max_model_len = 256});
+      auto loaded = model::load_decoder(
+          checkpoint_, cpu, {.block_tokens = block_tokens, .batch_rows_max = 128, .max_model_len = 256});
       EXPECT_TRUE(loaded) << loaded.error().message;
       return std::move(loaded->model);
     };
@@ -194,11 +213,25 @@ TEST(Parity, HoldsForThousandsOfRequestsOverAModelThatHashesItsKv) {
 TEST(Parity, HoldsWhenConnectionsEndAtAnyMoment) {
   size_t recomputed = 0;
   for (uint64_t seed = first_seed(); seed < first_seed() + 30; ++seed) {
-    recomputed += run_one(
-        {.models = fake_models(), .tokenizer_dir = kCheckpoints + "qwen3", .cuts_connections = true}, seed);
+    recomputed +=
+        run_one({.models = fake_models(), .tokenizer_dir = kCheckpoints + "qwen3", .cuts_connections = true},
+                seed)
+            .recomputed;
     if (testing::Test::HasFailure()) break;
   }
   EXPECT_GT(recomputed, 0U) << "no connection was cut at a moment that matters: the test shows nothing";
+}
+
+// Every request has to be handed over: a pair that is refused would still answer right, only later.
+TEST(Parity, HoldsForBlocksOfDifferentSizesWithoutComputingAPromptTwice) {
+  for (uint64_t seed = first_seed(); seed < first_seed() + 32; ++seed) {
+    const Ways ways = run_one(
+        {.models = fake_models(), .tokenizer_dir = kCheckpoints + "qwen3", .block_sizes = kUnequalSizes},
+        seed);
+    EXPECT_EQ(ways.recomputed, 0U) << "BATON_PARITY_SEED=" << seed;
+    EXPECT_GT(ways.landed, 0U) << "BATON_PARITY_SEED=" << seed;
+    if (testing::Test::HasFailure()) break;
+  }
 }
 
 class RealKernelParity : public testing::TestWithParam<const char*> {};
