@@ -147,14 +147,31 @@ void store_row(const ProductBlock& b, size_t row, size_t col, size_t cols, float
   __builtin_memcpy(static_cast<uint16_t*>(b.y) + at, rounded, cols * sizeof(uint16_t));
 }
 
+// Where the weights of a block come from: memory for its first tile of rows, the second-level cache after it.
+enum class Source { kMemory, kCache };
+
+// From memory the caches are asked for the columns of the next tile, run after run: in the order of memory if
+// they lie without gaps.
+template <class Run, int kCols>
+struct NextTile {
+  static constexpr size_t kRunBytes = Run::kRun * sizeof(typename Run::W);
+  const std::byte* next;
+  size_t run_step, column_step;  // bytes
+
+  NextTile(const ProductBlock& b, size_t col)
+      : next(static_cast<const std::byte*>(b.w) + (col + kCols) * b.w_stride * sizeof(typename Run::W)),
+        run_step(b.w_stride == b.k ? kRunBytes * kCols : kRunBytes),
+        column_step(b.w_stride == b.k ? kRunBytes : b.w_stride * sizeof(typename Run::W)) {}
+};
+
 // From the cache a tile asks for its own columns, that far ahead.
 constexpr size_t kAheadBytes = 1024;
 
 // sums[r * kCols + c] = the elements [begin, end) of row r of x times those of row c of w.
-template <class L, class Run, int kRows, int kCols>
+template <class L, class Run, int kRows, int kCols, Source kSource>
 [[gnu::always_inline]] inline void slice_tile(const typename Run::X* const (&x)[kRows],
                                               const typename Run::W* const (&w)[kCols], size_t begin,
-                                              size_t end, float* sums) {
+                                              size_t end, NextTile<Run, kCols>& ahead, float* sums) {
   typename L::F acc[kRows * kCols];
 #pragma clang loop unroll(full)
   for (int a = 0; a < kRows * kCols; ++a) acc[a] = L::zero();
@@ -163,9 +180,16 @@ template <class L, class Run, int kRows, int kCols>
     run_step<Run, kRows, kCols>(
         acc, [&](int r) { return Run::load_x(x[r] + i); },
         [&](int c) {
-          L::prefetch(w[c] + i + kAheadBytes / sizeof(typename Run::W));
+          if constexpr (kSource == Source::kCache) {
+            L::prefetch(w[c] + i + kAheadBytes / sizeof(typename Run::W));
+          } else if constexpr (kRows > 4) {  // there is time to fetch into the second level, which is larger
+            L::prefetch_far(ahead.next + static_cast<size_t>(c) * ahead.column_step);
+          } else {
+            L::prefetch(ahead.next + static_cast<size_t>(c) * ahead.column_step);
+          }
           return Run::load_w(w[c] + i);
         });
+    if constexpr (kSource == Source::kMemory) ahead.next += ahead.run_step;
   }
   if (i < end) {
     run_step<Run, kRows, kCols>(
@@ -175,7 +199,7 @@ template <class L, class Run, int kRows, int kCols>
   L::template sums<kRows * kCols>(acc, sums);
 }
 
-template <class L, class Run, int kRows, int kCols>
+template <class L, class Run, int kRows, int kCols, Source kSource>
 [[gnu::noinline]] void product_tile(const ProductBlock& b, size_t row, size_t col) {
   constexpr int kCount = kRows * kCols;
   alignas(64) float sums[(kCount + 15) / 16 * 16] = {};
@@ -186,28 +210,42 @@ template <class L, class Run, int kRows, int kCols>
   for (size_t r = 0; r < kRows; ++r) x[r] = static_cast<const typename Run::X*>(b.x) + (row + r) * b.x_stride;
 #pragma clang loop unroll(full)
   for (size_t c = 0; c < kCols; ++c) w[c] = static_cast<const typename Run::W*>(b.w) + (col + c) * b.w_stride;
+  NextTile<Run, kCols> ahead(b, col);
   const size_t slices = b.slices;
   const size_t width = b.k / slices;
   for (size_t s = 0; s < slices; ++s) {
-    slice_tile<L, Run, kRows, kCols>(x, w, s * width, (s + 1) * width, sums);
+    slice_tile<L, Run, kRows, kCols, kSource>(x, w, s * width, (s + 1) * width, ahead, sums);
     if (slices > 1) push_slice<kCount>(s, level, sums);
   }
   store_tile<L, kRows, kCols>(b, row, col, sums);
 }
 
-// All columns of a tile of rows, with the weights in the second-level cache.
-template <class L, class Run>
+// All columns of kRows rows.
+template <class L, class Run, int kRows, Source kSource>
 void product_rows(const ProductBlock& b, size_t row) {
-  constexpr int kRows = L::kTileRows;
   size_t col = 0;
   for (; col + L::kTileCols <= b.cols; col += L::kTileCols) {
-    product_tile<L, Run, kRows, L::kTileCols>(b, row, col);
+    product_tile<L, Run, kRows, L::kTileCols, kSource>(b, row, col);
   }
-  for (; col < b.cols; ++col) product_tile<L, Run, kRows, 1>(b, row, col);
+  for (; col < b.cols; ++col) product_tile<L, Run, kRows, 1, kSource>(b, row, col);
 }
 
-// Weights that come from memory are read as one stream, a row of w after the other: the hardware's prefetcher
-// follows one stream to the full bandwidth, but not several rows a multiple of 1 KiB apart.
+// The rows behind the last whole tile.
+template <class L, class Run>
+void last_rows(const ProductBlock& b, size_t row) {
+  const size_t rows = b.rows - row;
+  if (rows == 1) product_rows<L, Run, 1, Source::kCache>(b, row);
+  if constexpr (L::kTileRows > 2) {
+    if (rows == 2) product_rows<L, Run, 2, Source::kCache>(b, row);
+    if (rows == 3) product_rows<L, Run, 3, Source::kCache>(b, row);
+    if (rows == 4) product_rows<L, Run, 4, Source::kCache>(b, row);
+    if (rows == 5) product_rows<L, Run, 5, Source::kCache>(b, row);
+  }
+}
+
+// Weights of which each is used for a few rows only are read as one stream, a row of w after the other: the
+// hardware's prefetcher follows one stream to the full bandwidth, but not several rows a multiple of 1 KiB
+// apart.
 constexpr size_t kStreamSums = 16;  // columns x slices that are reduced together
 
 // acc[r] = the elements [begin, end) of row r of x times those of w.
@@ -276,14 +314,13 @@ void stream_rows(const ProductBlock& b, size_t row) {
 
 // Fewer rows than a tile has.
 template <class L, class Run>
-void few_rows(const ProductBlock& b, size_t row) {
-  const size_t rows = b.rows - row;
-  if (rows == 1) stream_rows<L, Run, 1>(b, row);
+void few_rows(const ProductBlock& b) {
+  if (b.rows == 1) stream_rows<L, Run, 1>(b, 0);
   if constexpr (L::kTileRows > 2) {
-    if (rows == 2) stream_rows<L, Run, 2>(b, row);
-    if (rows == 3) stream_rows<L, Run, 3>(b, row);
-    if (rows == 4) stream_rows<L, Run, 4>(b, row);
-    if (rows == 5) stream_rows<L, Run, 5>(b, row);
+    if (b.rows == 2) stream_rows<L, Run, 2>(b, 0);
+    if (b.rows == 3) stream_rows<L, Run, 3>(b, 0);
+    if (b.rows == 4) stream_rows<L, Run, 4>(b, 0);
+    if (b.rows == 5) stream_rows<L, Run, 5>(b, 0);
   }
 }
 
@@ -305,24 +342,24 @@ void spread_rows(const ProductBlock& b, size_t row) {
     __builtin_memcpy(spread + r * tile.x_stride, static_cast<const X*>(b.x) + (row + r) * b.x_stride,
                      b.k * sizeof(X));
   }
-  product_rows<L, Run>(tile, 0);
+  product_rows<L, Run, kRows, Source::kCache>(tile, 0);
 }
 
 template <class L, class Run>
 void product_of(const ProductBlock& b) {
   constexpr size_t kRows = L::kTileRows;
-  if (b.rows < kRows) return few_rows<L, Run>(b, 0);
-  stream_rows<L, Run, kRows>(b, 0);
+  if (b.rows < kRows) return few_rows<L, Run>(b);
+  product_rows<L, Run, kRows, Source::kMemory>(b, 0);
   const bool spread = b.x_stride * sizeof(typename Run::X) % kSetStride == 0 && b.k + 32 <= kSpreadElements;
   size_t row = kRows;
   for (; row + kRows <= b.rows; row += kRows) {
     if (spread) {
       spread_rows<L, Run>(b, row);
     } else {
-      product_rows<L, Run>(b, row);
+      product_rows<L, Run, kRows, Source::kCache>(b, row);
     }
   }
-  few_rows<L, Run>(b, row);
+  last_rows<L, Run>(b, row);
 }
 
 template <class L>
