@@ -8,6 +8,7 @@
 #include "api/identity.h"
 #include "api/json.h"
 #include "api/metrics.h"
+#include "api/testing.h"
 
 namespace baton::api {
 namespace {
@@ -127,23 +128,8 @@ TEST(Lists, AreVllms) {
   EXPECT_EQ(render_detokenize("a\"b"), R"({"prompt":"a\"b"})");
 }
 
-InstanceIdentity identity() {
-  InstanceIdentity one;
-  one.protocol = 1;
-  one.version = "0.1.0";
-  one.hands_over = true;
-  one.incarnation = random_id<Incarnation>();
-  one.engine_id = "e";
-  one.fingerprint = "f00d";
-  one.kv_dtype = "bfloat16";
-  one.block_size = 16;
-  one.max_model_len = 100;
-  one.kv_port = 30000;
-  return one;
-}
-
 TEST(Identity, IsReadBackFromTheListOfModels) {
-  const InstanceIdentity one = identity();
+  const InstanceIdentity one = identity_of(Role::kBoth);
   const ModelCard card{"m", "/m", 1, 100};
   EXPECT_EQ(parse_models_identity(render_models({&card, 1}, render_identity(one))).value().value(), one);
   EXPECT_FALSE(parse_models_identity(R"({"object":"list","data":[]})").value());
@@ -152,7 +138,7 @@ TEST(Identity, IsReadBackFromTheListOfModels) {
 }
 
 TEST(Identity, PairsOnlyWhatFits) {
-  const InstanceIdentity p = identity();
+  const InstanceIdentity p = identity_of(Role::kBoth);
   EXPECT_EQ(pairing_mismatch(p, p), "");
   const auto with = [&p](auto change) {
     InstanceIdentity d = p;
@@ -160,10 +146,10 @@ TEST(Identity, PairsOnlyWhatFits) {
     return pairing_mismatch(p, d);
   };
   EXPECT_EQ(with([](auto& d) { d.fingerprint = "beef"; }),
-            "fingerprint: f00d on the prefill instance, beef on the decode instance");
-  EXPECT_EQ(with([](auto& d) { d.max_model_len = 99; }),
-            "max_model_len: 100 on the prefill instance, 99 on the decode instance");
-  EXPECT_EQ(with([](auto& d) { d.max_model_len = 101; }), "");
+            "fingerprint: f on the prefill instance, beef on the decode instance");
+  EXPECT_EQ(with([](auto& d) { d.max_model_len = 4095; }),
+            "max_model_len: 4096 on the prefill instance, 4095 on the decode instance");
+  EXPECT_EQ(with([](auto& d) { d.max_model_len = 4097; }), "");
   EXPECT_EQ(with([](auto& d) { d.block_size = 32; }), "");
   EXPECT_NE(with([](auto& d) { d.protocol = 2; }), "");
   EXPECT_NE(with([](auto& d) { d.kv_dtype = "float32"; }), "");

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "api/identity.h"
+#include "api/testing.h"
 #include "http/server.h"
 #include "http/testing.h"
 #include "http/wake.h"
@@ -148,21 +148,6 @@ class FakeInstance {
   std::vector<std::string> heard_;
   int left_ = 0;
 };
-
-inline api::InstanceIdentity identity_of(api::Role role, int32_t max_model_len = 4096) {
-  return {.protocol = 1,
-          .version = "0",
-          .role = role,
-          .hands_over = true,
-          .incarnation = random_id<Incarnation>(),
-          .engine_id = "e",
-          .fingerprint = "f",
-          .kv_dtype = "bfloat16",
-          .block_size = 16,
-          .max_model_len = max_model_len,
-          .tensor_parallel_size = 1,
-          .kv_port = 1};
-}
 
 // The shipped hub, prober, routes and sessions.
 class RunningProxy {

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "api/testing.h"
+
 namespace baton::router {
 namespace {
 
@@ -11,21 +13,6 @@ const std::string kHeld =
 const std::string kEnded =
     R"({"choices":[{"index":0,"finish_reason":"stop"}],"usage":{},"kv_transfer_params":null})";
 
-api::InstanceIdentity identity(api::Role role) {
-  return {.protocol = 1,
-          .version = "0",
-          .role = role,
-          .hands_over = true,
-          .incarnation = {},
-          .engine_id = "e",
-          .fingerprint = "f",
-          .kv_dtype = "bfloat16",
-          .block_size = 16,
-          .max_model_len = 4096,
-          .tensor_parallel_size = 1,
-          .kv_port = 1};
-}
-
 // Two P and two D, all Baton instances unless said otherwise.
 class PullFlowTest : public testing::Test {
  protected:
@@ -33,9 +20,9 @@ class PullFlowTest : public testing::Test {
     for (uint16_t i = 0; i < 2; ++i) {
       p_.push_back(registry_.add(Side::kPrefill, "p", static_cast<uint16_t>(1 + i), kNow));
       d_.push_back(registry_.add(Side::kDecode, "d", static_cast<uint16_t>(1 + i), kNow));
-      registry_.on_probe_ok(p_.back(), baton ? std::optional(identity(api::Role::kPrefill)) : std::nullopt,
+      registry_.on_probe_ok(p_.back(), baton ? std::optional(identity_of(api::Role::kPrefill)) : std::nullopt,
                             kNow);
-      registry_.on_probe_ok(d_.back(), baton ? std::optional(identity(api::Role::kDecode)) : std::nullopt,
+      registry_.on_probe_ok(d_.back(), baton ? std::optional(identity_of(api::Role::kDecode)) : std::nullopt,
                             kNow);
     }
   }

@@ -2,25 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include "api/testing.h"
+
 namespace baton::router {
 namespace {
 
 constexpr Time kStart{std::chrono::seconds(1)};
-
-api::InstanceIdentity identity(api::Role role, int32_t max_model_len = 4096) {
-  return {.protocol = 1,
-          .version = "0",
-          .role = role,
-          .hands_over = true,
-          .incarnation = random_id<Incarnation>(),
-          .engine_id = "e",
-          .fingerprint = "f",
-          .kv_dtype = "bfloat16",
-          .block_size = 16,
-          .max_model_len = max_model_len,
-          .tensor_parallel_size = 1,
-          .kv_port = 1};
-}
 
 struct Cluster {
   Registry registry;
@@ -98,8 +85,8 @@ TEST(Registry, AnAvoidedInstanceIsTakenOnlyWhenThereIsNoOther) {
 
 TEST(Registry, PairsThatDoNotFitAreRefusedBeforeAnyPrefill) {
   Cluster c(1, 1);
-  auto p = identity(api::Role::kPrefill);
-  auto d = identity(api::Role::kDecode);
+  auto p = identity_of(api::Role::kPrefill);
+  auto d = identity_of(api::Role::kDecode);
   d.fingerprint = "other";
   c.registry.on_probe_ok(c.p[0], p, kStart);
   c.registry.on_probe_ok(c.d[0], d, kStart);

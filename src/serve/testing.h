@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "api/testing.h"
 #include "base/check.h"
 #include "serve/served_model.h"
 
@@ -33,18 +34,9 @@ inline ServedModel test_model() {
   model.eos_token_ids = {974, kTestEos};
   model.vocab_size = kTestVocab;
   model.max_model_len = kTestModelLen;
-  model.identity = {.protocol = 1,
-                    .version = "test",
-                    .role = api::Role::kBoth,
-                    .hands_over = false,
-                    .incarnation = Incarnation{{7}},
-                    .engine_id = "e",
-                    .fingerprint = "f",
-                    .kv_dtype = "bf16",
-                    .block_size = 16,
-                    .max_model_len = kTestModelLen,
-                    .tensor_parallel_size = 1,
-                    .kv_port = 0};
+  model.identity = api::identity_of(api::Role::kBoth);
+  model.identity.hands_over = false;
+  model.identity.max_model_len = kTestModelLen;
   return model;
 }
 
