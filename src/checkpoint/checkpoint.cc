@@ -173,6 +173,14 @@ TextFiles find_text_files(const fs::path& directory) {
 
 }  // namespace
 
+Result<std::optional<GenerationConfig>> read_generation_config(const fs::path& directory, size_t vocab_size) {
+  const fs::path path = directory / "generation_config.json";
+  if (!is_file(path)) return std::nullopt;
+  TRY(const std::string text, read_text_file(path, kConfigBytesMax));
+  TRY(GenerationConfig config, parse_generation_config(text, path.string(), vocab_size));
+  return config;
+}
+
 Result<Checkpoint> Checkpoint::open(const fs::path& directory) {
   std::error_code error;
   if (!fs::is_directory(directory, error)) {
@@ -184,12 +192,8 @@ Result<Checkpoint> Checkpoint::open(const fs::path& directory) {
   const fs::path config_path = directory / "config.json";
   TRY(const std::string config_text, read_text_file(config_path, kConfigBytesMax));
   TRY(checkpoint.config, parse_model_config(config_text, config_path.string()));
-  const fs::path generation_path = directory / "generation_config.json";
-  if (is_file(generation_path)) {
-    TRY(const std::string text, read_text_file(generation_path, kConfigBytesMax));
-    TRY(checkpoint.generation,
-        parse_generation_config(text, generation_path.string(), checkpoint.config.vocab_size));
-  }
+  TRY(auto generation, read_generation_config(directory, checkpoint.config.vocab_size));
+  checkpoint.generation = std::move(generation).value_or(GenerationConfig{});
   checkpoint.text_files = find_text_files(directory);
   TRY(checkpoint.files, open_weights(directory));
   TRY(Directory all, all_tensors(checkpoint.files));

@@ -49,6 +49,10 @@ struct Checkpoint {
   uint64_t weight_bytes() const;
 };
 
+// generation_config.json of a directory, which need not hold a checkpoint; nothing if it has none.
+Result<std::optional<GenerationConfig>> read_generation_config(const std::filesystem::path& directory,
+                                                               size_t vocab_size);
+
 // A tensor that `config` calls for. Names are those of transformers' state dicts.
 struct ExpectedTensor {
   std::string name;

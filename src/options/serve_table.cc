@@ -47,7 +47,8 @@ constexpr auto kFlags = std::to_array<Flag>({
      .default_text = "auto",
      .values = "auto|vllm|DIR",
      .group = kModel,
-     .help = "auto: generation_config.json gives defaults of sampling; vllm: neutral ones."},
+     .help = "Whose generation_config.json gives defaults of sampling and end tokens: the model's (auto) or "
+             "DIR's. vllm: neutral defaults, the model's end tokens."},
     {.name = "--dtype",
      .kind = Kind::kChoice,
      .default_text = "auto",

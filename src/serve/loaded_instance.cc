@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <filesystem>
 #include <fstream>
+#include <mutex>
 #include <sstream>
 #include <utility>
 
@@ -16,6 +16,7 @@
 #include "kv/sizing.h"
 #include "model/decoder.h"
 #include "net/interfaces.h"
+#include "serve/first_steps.h"
 #include "serve/memory.h"
 #include "transfer/tcp/socket_mover.h"
 
@@ -81,13 +82,43 @@ api::SamplingDefaults defaults_of(const checkpoint::GenerationConfig& generation
           .max_new_tokens = count(generation.max_new_tokens)};
 }
 
-// The ids that end an answer: those of config.json and of generation_config.json, ascending, each once.
-std::vector<TokenId> eos_ids(const checkpoint::Checkpoint& checkpoint) {
-  std::vector<TokenId> ids = checkpoint.generation.eos_token_ids;
-  ids.insert(ids.end(), checkpoint.config.eos_token_ids.begin(), checkpoint.config.eos_token_ids.end());
+std::vector<TokenId> merged(std::vector<TokenId> ids, const std::vector<TokenId>& more) {
+  ids.insert(ids.end(), more.begin(), more.end());
   std::ranges::sort(ids);
   ids.erase(std::ranges::unique(ids).begin(), ids.end());
   return ids;
+}
+
+// What --generation-config names. `vllm` turns defaults of sampling off, not the model's end tokens
+// (vllm/config/model.py, try_get_generation_config and get_diff_sampling_param).
+Result<checkpoint::GenerationConfig> generation_config(const std::string& source,
+                                                       const checkpoint::Checkpoint& checkpoint) {
+  if (source == "auto" || source == "vllm") return checkpoint.generation;
+  TRY(auto found, checkpoint::read_generation_config(source, checkpoint.config.vocab_size));
+  if (found) return std::move(*found);
+  return fail(Code::kNotFound,
+              fmt::format("--generation-config: {}, expected auto, vllm or a directory with a "
+                          "generation_config.json",
+                          source));
+}
+
+// The flight record that a failed CHECK writes: that of the instance which was loaded last, while it lives.
+std::atomic<engine::Recorder*> recorder_of_last{nullptr};
+
+void write_record_when_dying(engine::Recorder* recorder) {
+  static std::once_flag registered;
+  std::call_once(registered, [] {
+    on_check_failed([] {
+      engine::Recorder* last = recorder_of_last.load();
+      if (last == nullptr) return;
+      if (const auto path = last->write_file()) log_error("serve", fmt::format("flight record: {}", *path));
+    });
+  });
+  recorder_of_last = recorder;
+}
+
+void forget_record(engine::Recorder* recorder) {
+  recorder_of_last.compare_exchange_strong(recorder, nullptr);
 }
 
 }  // namespace
@@ -111,6 +142,7 @@ Result<std::unique_ptr<LoadedInstance>> LoadedInstance::load(
 }
 
 LoadedInstance::~LoadedInstance() {
+  if (recorder_) forget_record(recorder_.get());
   ending_ = true;
   if (fingerprint_thread_.joinable()) fingerprint_thread_.join();
   if (engine_thread_) engine_thread_->stop();
@@ -146,6 +178,7 @@ Result<void> LoadedInstance::load_model(const options::ServeOptions& options) {
   TRY(auto opened, checkpoint::Checkpoint::open(options.model));
   checkpoint_ = std::make_shared<const checkpoint::Checkpoint>(std::move(opened));
   for (const std::string& notice : checkpoint_->notices) log_info("serve", notice);
+  TRY(generation_, generation_config(options.generation_config, *checkpoint_));
   TRY(const kernels::Isa isa, kernels::select_isa(isa_flag(options.cpu_isa)));
   const uint32_t cores = usable_cores();
   const uint32_t asked = options.threads ? static_cast<uint32_t>(*options.threads) : cores;
@@ -200,8 +233,8 @@ void LoadedInstance::make_served_model(const options::ServeOptions& options) {
   model_->chat_template = std::move(chat_template_);
   model_->chat_template_missing = std::move(chat_template_missing_);
   if (model_->chat_template) model_->special_tokens = model_->chat_template->special_tokens();
-  model_->eos_token_ids = eos_ids(*checkpoint_);
-  if (options.generation_config == "auto") model_->defaults = defaults_of(checkpoint_->generation);
+  model_->eos_token_ids = merged(generation_.eos_token_ids, checkpoint_->config.eos_token_ids);
+  if (options.generation_config != "vllm") model_->defaults = defaults_of(generation_);
   model_->vocab_size = static_cast<int32_t>(info.vocab_size);
   model_->max_model_len = static_cast<int32_t>(info.max_position);
   model_->max_logprobs = options.max_logprobs;
@@ -294,9 +327,7 @@ Result<void> LoadedInstance::start_engine(const options::ServeOptions& options,
   config.handover.lease = options.kv_lease;
   TRY_DO(engine::check_config(config, language_model_->info(), *arena_));
   recorder_ = std::make_unique<engine::Recorder>(std::filesystem::temp_directory_path().string());
-  on_check_failed([recorder = recorder_.get()] {
-    if (const auto path = recorder->write_file()) log_error("serve", fmt::format("flight record: {}", *path));
-  });
+  write_record_when_dying(recorder_.get());
   engine_ = std::make_unique<engine::Engine>(
       config, *language_model_, *arena_,
       engine::Surroundings{.clock = &clock_,
@@ -315,29 +346,15 @@ Result<void> LoadedInstance::start_engine(const options::ServeOptions& options,
   return {};
 }
 
-// Faults weights and KV in and runs one short prefill and one decode step, before anybody owns a block.
+// Faults weights and KV in and takes the first steps.
 void LoadedInstance::warm_up() {
   for (const checkpoint::SafetensorsFile& file : checkpoint_->files) file.file.fault_in();
   arena_->touch_all();
-  const std::array<TokenId, 16> prompt{};
-  const auto tokens =
-      std::span(prompt).first(std::min<size_t>(prompt.size(), language_model_->batch_rows_max()));
-  const std::array<BlockId, 2> blocks{BlockId{0}, BlockId{1}};
-  const auto rows = static_cast<uint32_t>(tokens.size());
-  const uint32_t last = rows - 1;
-  const model::SequenceRows prefill{.rows = rows, .first_position = 0, .blocks = blocks};
-  const auto go_on = [](uint32_t) { return true; };
-  language_model_->forward(
-      {.tokens = tokens, .sequences = std::span(&prefill, 1), .logit_rows = std::span(&last, 1)}, *arena_,
-      go_on);
-  static_cast<void>(language_model_->logits(0, 1));
-  if (arena_->blocks() < 2) return;
-  const uint32_t first = 0;
-  const model::SequenceRows decode{.rows = 1, .first_position = 16, .blocks = blocks};
-  language_model_->forward(
-      {.tokens = tokens.first(1), .sequences = std::span(&decode, 1), .logit_rows = std::span(&first, 1)},
-      *arena_, go_on);
-  log_info("serve", "warmed up: weights and KV are in memory, one prefill and one decode step have run");
+  const uint32_t tokens = take_first_steps(*language_model_, *arena_);
+  log_info("serve",
+           fmt::format("warmed up: weights and KV are in memory, a prefill of {} tokens and a decode "
+                       "step have run",
+                       tokens));
 }
 
 void LoadedInstance::verify_fingerprint_later() {

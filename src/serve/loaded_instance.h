@@ -51,6 +51,7 @@ class LoadedInstance {
   SteadyClock clock_;
   Beacon beacon_;
   std::shared_ptr<const checkpoint::Checkpoint> checkpoint_;
+  checkpoint::GenerationConfig generation_;  // what --generation-config names
   std::optional<text::Tokenizer> tokenizer_;
   std::optional<text::ChatTemplate> chat_template_;
   std::string chat_template_missing_;

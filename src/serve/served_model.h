@@ -28,8 +28,8 @@ struct ServedModel {
   std::optional<text::ChatTemplate> chat_template;
   std::string chat_template_missing;   // why there is none, for the 400 of a chat request
   boost::json::object special_tokens;  // what templates may name: bos_token, eos_token, ...
-  std::vector<TokenId> eos_token_ids;  // config.json and generation_config.json
-  api::SamplingDefaults defaults;      // generation_config.json, unless --generation-config vllm
+  std::vector<TokenId> eos_token_ids;  // config.json and generation_config.json, ascending, each once
+  api::SamplingDefaults defaults;      // what --generation-config says
 
   int32_t vocab_size = 0;
   int32_t max_model_len = 0;
