@@ -33,7 +33,7 @@ struct Desk {
 
   api::ServeMetrics metrics;
   RecentRequests recent;
-  std::mt19937_64 seeds{std::random_device{}()};  // for requests that bring no seed
+  std::mt19937_64 seeds;  // for requests that bring no seed; begins with --seed
 
   bool ready() const { return model != nullptr && !draining; }
 };

@@ -31,6 +31,7 @@ class Instance {
         server_(loop_, std::move(listener), {.body_bytes_max = api::kBodyBytesMax}, make_handler(desk_)) {
     desk_.loop = &loop_;
     desk_.options = &options_;
+    desk_.seeds.seed(options.seed);
     desk_.metrics.model_name = options.served_model_names.front();
   }
 

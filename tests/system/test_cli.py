@@ -482,6 +482,28 @@ class Commands(Folder):
                 answers.append(ask(port, "POST", "/v1/completions", body).json()["choices"])
         self.assertEqual(answers[0], answers[1])
 
+    def test_requests_without_a_seed_draw_theirs_from_the_servers(self):
+        body = {"model": "test", "prompt": [5, 6, 7], "max_tokens": 12, "temperature": 2, "ignore_eos": True, "return_token_ids": True}
+        with Cluster(TINY) as instances:
+            ports = [instances.serve(name, None, "--seed", seed, "--generation-config", "vllm") for name, seed in (("one", "7"), ("same", "7"), ("other", "8"))]
+            answers = [[ask(port, "POST", "/v1/completions", body).json()["choices"][0]["token_ids"] for _ in range(2)] for port in ports]
+        self.assertEqual(answers[0], answers[1])
+        self.assertNotEqual(answers[0][0], answers[0][1])
+        self.assertNotEqual(answers[0], answers[2])
+
+    def test_generation_config_names_whose_defaults_count(self):
+        """Of a file that asks for greedy answers of at most three tokens."""
+        (self.folder / "generation_config.json").write_text('{"temperature": 0.0, "max_new_tokens": 3}')
+        body = {"model": "test", "prompt": [5, 6, 7], "max_tokens": 8, "ignore_eos": True, "return_token_ids": True}
+        with Cluster(TINY) as instances:
+            port = instances.serve("theirs", None, "--generation-config", str(self.folder))
+            answers = [ask(port, "POST", "/v1/completions", body).json()["choices"][0] for _ in range(2)]
+            greedy = ask(instances.serve("neutral", None, "--generation-config", "vllm"), "POST", "/v1/completions", {**body, "temperature": 0}).json()["choices"][0]
+        self.assertEqual(answers[0]["token_ids"], answers[1]["token_ids"])
+        self.assertEqual((answers[0]["token_ids"], answers[0]["finish_reason"]), (greedy["token_ids"][:3], "length"))
+        self.assertEqual(len(greedy["token_ids"]), 8)
+        self.refused(run("serve", TINY, "--host", "127.0.0.1", "--port", "0", "--generation-config", "/nowhere"), 1, ["--generation-config: /nowhere", "generation_config.json"])
+
     def test_any_model_name_is_served_only_when_asked_for(self):
         body = {"model": "whatever", "prompt": [1, 2], "max_tokens": 1}
         with Cluster(TINY) as instances:
