@@ -11,7 +11,7 @@
 #include "api/response.h"
 #include "base/log.h"
 #include "http/sse.h"
-#include "serve/choice_text.h"
+#include "serve/answer.h"
 #include "serve/request_builder.h"
 
 namespace baton::serve {
@@ -42,28 +42,14 @@ std::string begun_message(const api::json::array& messages) {
   return is_own && content != nullptr && content->is_string() ? std::string(content->get_string()) : "";
 }
 
-// One choice on its way out.
-struct ChoiceState {
-  uint32_t prompt = 0;  // index into Session::prompts_
-  ChoiceText text;
-  bool begun = false;       // its first chunk was sent
-  int64_t text_offset = 0;  // characters before its next token, where logprobs are asked for
-  // Kept only for whole answers:
-  std::string whole_text;
-  std::vector<TokenId> token_ids;
-  std::vector<api::PositionLogprobs> logprobs;
-};
-
+// One prompt's request at the engine, as the door follows it.
 struct PromptState {
-  TokenizedPrompt prompt;
-  std::optional<std::vector<api::PositionLogprobs>> logprobs;  // prompt_logprobs, once known
   RecentRequest record;
   std::string kv_transfer_params;
   Time submitted;
   std::optional<Time> first_token;
   Time last_token;
   engine::SamplingParams sampling;
-  bool finished = false;
 };
 
 class Session {
@@ -79,23 +65,16 @@ class Session {
   Result<void> prepare_chat();
   Result<void> prepare_completion();
   Result<void> add_prompt(TokenizedPrompt prompt, std::optional<int32_t> fallback_max_tokens);
-  Result<void> make_choices(uint32_t prompt);
   http::Awaitable<Result<void>> relay();
   Result<void> take(const Submission::Tagged& tagged);
   void take_prompt(PromptState& prompt, const engine::PromptEvent& event);
   void take_tokens(uint32_t tag, const engine::TokensEvent& event);
   void take_end(PromptState& prompt, const engine::FinishedEvent& event);
   void observe_tokens(PromptState& prompt, size_t tokens);
-  void append_chunk(ChoiceState& choice, ChoiceText::Added added);
   bool left_peers_kv() const;
   void begin_stream();
-  void finish_stream();
   void send_whole();
   void send_failure(const Error& error);
-  api::Usage usage() const;
-  api::Usage usage_of(const ChoiceState& choice) const;
-  int64_t first_offset(const PromptState& prompt) const;
-  bool drops_output() const { return common_->echo && common_->sampling.max_tokens == 0; }
 
   Desk& desk_;
   http::Request& http_;
@@ -106,11 +85,8 @@ class Session {
   api::ChatRequest chat_;
   api::CommonRequest* common_ = nullptr;
   HandoverPart handover_;
-  api::ResponseHead head_;
-  std::optional<api::ChunkWriter> chunks_;
+  std::optional<Answer> answer_;
   std::vector<PromptState> prompts_;
-  std::vector<ChoiceState> choices_;  // [prompt][n]
-  std::string out_;                   // events of this round
   Submission submission_;
 };
 
@@ -138,11 +114,13 @@ Result<void> Session::prepare() {
     common_->sampling.prompt_logprobs = common_->sampling.logprobs;
   }
   const std::string name = request_name(http_, common_->request_id);
-  head_ = {.id = is_chat() ? api::chat_id(name) : api::completion_id(name),
-           .created_s = unix_seconds(),
-           .model = common_->model.empty() || !desk_.model->accept_any_name ? desk_.model->names.front()
-                                                                            : common_->model,
-           .tokens_as_ids = common_->return_tokens_as_token_ids || desk_.options->return_tokens_as_token_ids};
+  const bool echoes_name = desk_.model->accept_any_name && !common_->model.empty();
+  api::ResponseHead head{
+      .id = is_chat() ? api::chat_id(name) : api::completion_id(name),
+      .created_s = unix_seconds(),
+      .model = echoes_name ? common_->model : desk_.model->names.front(),
+      .tokens_as_ids = common_->return_tokens_as_token_ids || desk_.options->return_tokens_as_token_ids};
+  answer_.emplace(kind_, *common_, std::move(head), desk_.model->tokenizer);
   common_->request_id = name;
   return is_chat() ? prepare_chat() : prepare_completion();
 }
@@ -186,57 +164,18 @@ Result<void> Session::add_prompt(TokenizedPrompt prompt, std::optional<int32_t> 
                 fmt::format("{}: the prompt is computed here: {}", common_->request_id, why_computed));
   }
   PromptState state;
-  state.prompt = std::move(prompt);
   state.sampling = request.sampling;
   state.submitted = desk_.loop->now();
   state.record.request_id = common_->request_id;
   state.record.prompt_tokens = static_cast<uint32_t>(request.prompt.size());
   state.record.held = handover_.hold;
   prompts_.push_back(std::move(state));
-  TRY_DO(make_choices(tag));
+  TRY_DO(answer_->add_prompt(std::move(prompt)));
   desk_.metrics.prompt_tokens += request.prompt.size();
   desk_.metrics.request_prompt_tokens.observe(static_cast<double>(request.prompt.size()));
   desk_.metrics.request_params_max_tokens.observe(request.sampling.max_tokens);
   desk_.metrics.request_params_n.observe(request.sampling.n);
   return submission_.add(std::move(request), tag);
-}
-
-Result<void> Session::make_choices(uint32_t prompt) {
-  const api::SamplingFields& fields = common_->sampling;
-  for (int32_t i = 0; i < fields.n; ++i) {
-    TRY(text::StopStrings stops, text::StopStrings::create(fields.stop, fields.include_stop_str_in_output));
-    choices_.push_back({.prompt = prompt,
-                        .text = ChoiceText(desk_.model->tokenizer, std::move(stops),
-                                           {.skip_special_tokens = fields.skip_special_tokens,
-                                            .include_stop_str_in_output = fields.include_stop_str_in_output,
-                                            .min_tokens = static_cast<uint32_t>(fields.min_tokens)}),
-                        .whole_text = {},
-                        .token_ids = {},
-                        .logprobs = {}});
-  }
-  return {};
-}
-
-api::Usage Session::usage() const {
-  api::Usage usage;
-  int64_t cached = 0;
-  for (const PromptState& prompt : prompts_) {
-    usage.prompt_tokens += prompt.record.prompt_tokens;
-    cached += prompt.record.cached_tokens;
-  }
-  if (!drops_output()) {
-    for (const ChoiceState& choice : choices_) usage.completion_tokens += choice.text.tokens();
-  }
-  usage.cached_tokens = cached;
-  return usage;
-}
-
-// As vLLM counts in a chunk: this choice and its prompt alone.
-api::Usage Session::usage_of(const ChoiceState& choice) const {
-  const PromptState& prompt = prompts_[choice.prompt];
-  return {.prompt_tokens = prompt.record.prompt_tokens,
-          .completion_tokens = drops_output() ? 0 : choice.text.tokens(),
-          .cached_tokens = prompt.record.cached_tokens};
 }
 
 void Session::take_prompt(PromptState& prompt, const engine::PromptEvent& event) {
@@ -245,19 +184,6 @@ void Session::take_prompt(PromptState& prompt, const engine::PromptEvent& event)
   prompt.record.recomputed = event.recomputed;
   desk_.metrics.prefix_cache_queries += prompt.record.prompt_tokens;
   desk_.metrics.prefix_cache_hits += event.cached_tokens;
-  if (event.prompt_logprobs.empty()) return;
-  prompt.logprobs.emplace();
-  for (size_t i = 0; i < event.prompt_logprobs.size(); ++i) {
-    if (event.prompt_logprobs[i]) {
-      prompt.logprobs->push_back(with_texts(*event.prompt_logprobs[i], desk_.model->tokenizer));
-      continue;
-    }
-    api::PositionLogprobs first;
-    first.chosen.token = prompt.prompt.tokens[i];
-    first.chosen.text = std::string(desk_.model->tokenizer.token_bytes(prompt.prompt.tokens[i]));
-    first.known = false;
-    prompt.logprobs->push_back(std::move(first));
-  }
 }
 
 void Session::observe_tokens(PromptState& prompt, size_t tokens) {
@@ -273,74 +199,13 @@ void Session::observe_tokens(PromptState& prompt, size_t tokens) {
   desk_.metrics.generation_tokens += tokens;
 }
 
-// Where the logprobs of an answer begin: behind an echoed prompt whose own are not among them. Counted over
-// tokens, as those of the prompt would be.
-int64_t Session::first_offset(const PromptState& prompt) const {
-  int64_t offset = 0;
-  if (is_chat() || !common_->echo || prompt.logprobs) return offset;
-  for (const TokenId token : prompt.prompt.tokens)
-    offset += api::characters_begun(desk_.model->tokenizer.token_bytes(token));
-  return offset;
-}
-
-void Session::append_chunk(ChoiceState& choice, ChoiceText::Added added) {
-  PromptState& prompt = prompts_[choice.prompt];
-  const bool first = !choice.begun;
-  if (first && common_->echo) {
-    added.text.insert(0, prompt.prompt.text);
-    if (common_->sampling.logprobs && prompt.logprobs) {
-      added.logprobs.insert(added.logprobs.begin(), prompt.logprobs->begin(), prompt.logprobs->end());
-    }
-  }
-  const auto index = static_cast<int32_t>(&choice - choices_.data());
-  api::Usage now = usage_of(choice);
-  api::Delta delta{.index = index, .text = {}, .finish_reason = {}, .stop_reason = {}};
-  if (common_->continuous_usage_stats) delta.usage = &now;
-  if (first && common_->return_token_ids) delta.prompt_token_ids = &prompt.prompt.tokens;
-  if (first && is_chat()) {
-    now.completion_tokens = 0;  // the role is none
-    chunks_->append_role(out_, delta);
-    now = usage_of(choice);
-    delta.prompt_token_ids = nullptr;
-  }
-  choice.begun = true;
-  delta.text = added.text;
-  if (choice.text.finished()) {
-    delta.finish_reason = choice.text.finish();
-    delta.stop_reason = choice.text.stop_reason();
-  }
-  if (common_->sampling.logprobs) delta.logprobs = &added.logprobs;
-  if (common_->return_token_ids) delta.token_ids = &added.token_ids;
-  if (first) choice.text_offset = first_offset(prompt);
-  delta.text_offset = choice.text_offset;
-  for (const auto& position : added.logprobs)
-    choice.text_offset += api::characters_begun(position.chosen.text);
-  // Text that is held back (half a character, the beginning of a stop string) makes no chunk of its own
-  // unless the client counts tokens.
-  const bool says_something = !added.text.empty() || delta.finish_reason || delta.logprobs != nullptr ||
-                              delta.token_ids != nullptr || delta.usage != nullptr;
-  if (says_something) chunks_->append_delta(out_, delta);
-}
-
 void Session::take_tokens(uint32_t tag, const engine::TokensEvent& event) {
-  PromptState& prompt = prompts_[tag];
-  ChoiceState& choice = choices_[tag * static_cast<size_t>(common_->sampling.n) + event.choice];
-  if (choice.text.finished()) return;
-  ChoiceText::Added added = choice.text.take(event.tokens);
-  observe_tokens(prompt, added.token_ids.size());
-  if (added.hit_stop_string) submission_.stop_choice(tag, event.choice);
-  if (drops_output()) added = {};
-  if (common_->stream) {
-    append_chunk(choice, std::move(added));
-    return;
-  }
-  choice.whole_text += added.text;
-  choice.token_ids.insert(choice.token_ids.end(), added.token_ids.begin(), added.token_ids.end());
-  for (auto& position : added.logprobs) choice.logprobs.push_back(std::move(position));
+  const Answer::Taken taken = answer_->take(tag, event);
+  if (taken.tokens > 0) observe_tokens(prompts_[tag], taken.tokens);
+  if (taken.hit_stop_string) submission_.stop_choice(tag, event.choice);
 }
 
 void Session::take_end(PromptState& prompt, const engine::FinishedEvent& event) {
-  prompt.finished = true;
   prompt.record.output_tokens = event.output_tokens;
   prompt.record.timings = event.timings;
   prompt.record.outcome = "finished";
@@ -363,13 +228,16 @@ void Session::take_end(PromptState& prompt, const engine::FinishedEvent& event) 
 
 Result<void> Session::take(const Submission::Tagged& tagged) {
   PromptState& prompt = prompts_[tagged.tag];
-  if (const auto* event = std::get_if<engine::PromptEvent>(&tagged.answer)) take_prompt(prompt, *event);
+  if (const auto* event = std::get_if<engine::PromptEvent>(&tagged.answer)) {
+    take_prompt(prompt, *event);
+    answer_->take(tagged.tag, *event);
+  }
   if (const auto* event = std::get_if<engine::TokensEvent>(&tagged.answer)) take_tokens(tagged.tag, *event);
   if (const auto* event = std::get_if<engine::HeldEvent>(&tagged.answer)) {
     prompt.kv_transfer_params = render_held(
         *event, prompt.sampling,
         {.host = desk_.advertised_host, .port = desk_.side_channel_port, .identity = &desk_.model->identity},
-        usage());
+        answer_->usage());
   }
   if (const auto* event = std::get_if<engine::FinishedEvent>(&tagged.answer)) take_end(prompt, *event);
   if (const auto* event = std::get_if<engine::FailedEvent>(&tagged.answer)) {
@@ -392,45 +260,14 @@ void Session::begin_stream() {
   headers.add("Cache-Control", "no-cache");
   if (http::is_field_value(common_->request_id)) headers.add("X-Request-Id", common_->request_id);
   writer_.start_stream(200, headers);
-  chunks_.emplace(kind_, head_);
-}
-
-void Session::finish_stream() {
-  if (common_->include_usage) chunks_->append_usage(out_, usage());
-  api::append_done(out_);
-  writer_.append(out_);
 }
 
 void Session::send_whole() {
-  std::vector<api::Choice> whole;
-  for (size_t i = 0; i < choices_.size(); ++i) {
-    ChoiceState& choice = choices_[i];
-    PromptState& prompt = prompts_[choice.prompt];
-    api::Choice out;
-    out.index = static_cast<int32_t>(i);
-    out.text = common_->echo ? prompt.prompt.text + choice.whole_text : std::move(choice.whole_text);
-    out.finish_reason = choice.text.finish().value_or(api::FinishReason::kLength);
-    out.stop_reason = choice.text.stop_reason();
-    if (common_->sampling.logprobs) {
-      out.logprobs.emplace();
-      out.text_offset = first_offset(prompt);
-      if (common_->echo && prompt.logprobs) *out.logprobs = *prompt.logprobs;
-      for (auto& position : choice.logprobs) out.logprobs->push_back(std::move(position));
-    }
-    if (common_->sampling.prompt_logprobs) out.prompt_logprobs = prompt.logprobs;
-    if (common_->return_token_ids) {
-      out.prompt_token_ids = prompt.prompt.tokens;
-      out.token_ids = std::move(choice.token_ids);
-    }
-    whole.push_back(std::move(out));
-  }
-  const std::string& params = prompts_.front().kv_transfer_params;
   http::Response response;
   response.headers.add("Content-Type", kJson);
   if (left_peers_kv()) response.headers.add(api::kKvUnusedHeader, "1");
   if (http::is_field_value(common_->request_id)) response.headers.add("X-Request-Id", common_->request_id);
-  response.body = is_chat() ? api::render_chat(head_, whole, usage(), params)
-                            : api::render_completion(head_, whole, usage(), params);
+  response.body = answer_->take_body(prompts_.front().kv_transfer_params);
   writer_.send(response);
 }
 
@@ -444,9 +281,10 @@ void Session::send_failure(const Error& error) {
     writer_.send(response);
     return;
   }
-  api::append_error_event(out_, error);
-  api::append_done(out_);
-  writer_.append(out_);
+  std::string events = answer_->take_events();
+  api::append_error_event(events, error);
+  api::append_done(events);
+  writer_.append(events);
 }
 
 http::Awaitable<Result<void>> Session::relay() {
@@ -461,13 +299,13 @@ http::Awaitable<Result<void>> Session::relay() {
       if (common_->stream && !writer_.started() && !failed && !is_prompt) begin_stream();
       CO_TRY_DO(take(tagged));
     }
-    if (out_.empty()) continue;
-    const std::string piece = std::exchange(out_, {});
+    const std::string piece = answer_->take_events();
+    if (piece.empty()) continue;
     const Result<void> written = co_await writer_.write(piece);
     if (!written) co_return Failure(written.error());
   }
   if (common_->stream) {
-    finish_stream();
+    writer_.append(answer_->last_events());
   } else {
     send_whole();
   }
@@ -484,10 +322,8 @@ http::Awaitable<void> Session::run() {
   const Result<void> answered = co_await relay();
   if (answered) {
     if (!writer_.hung_up()) submission_.keep_held();
-    for (const ChoiceState& choice : choices_) {
-      const auto reason = choice.text.finish().value_or(api::FinishReason::kLength);
+    for (const api::FinishReason reason : answer_->finish_reasons())
       ++desk_.metrics.finished[std::string(api::finish_reason_name(reason))];
-    }
     co_return;
   }
   const Error& error = answered.error();

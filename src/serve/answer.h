@@ -1,0 +1,85 @@
+// What a client gets of one HTTP request: its prompts and their choices as they grow, and how they become the
+// events of a stream or one whole body. No sockets, no clock, no engine: a value with one owner, the session.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "api/request.h"
+#include "api/response.h"
+#include "base/result.h"
+#include "engine/request.h"
+#include "serve/choice_text.h"
+#include "serve/request_builder.h"
+#include "text/tokenizer.h"
+
+namespace baton::serve {
+
+class Answer {
+ public:
+  using Kind = api::ChunkWriter::Kind;
+
+  // `request` and `tokenizer` outlive it.
+  Answer(Kind kind, const api::CommonRequest& request, api::ResponseHead head,
+         const text::Tokenizer& tokenizer);
+
+  // One more prompt and its n choices. kInvalid names the stop string that cannot be.
+  Result<void> add_prompt(TokenizedPrompt prompt);
+
+  // Answers of the engine to prompt number `prompt`, in order.
+  void take(uint32_t prompt, const engine::PromptEvent& event);
+  struct Taken {
+    size_t tokens = 0;             // that count; the engine may have run ahead of a stop string
+    bool hit_stop_string = false;  // the engine shall stop this choice
+  };
+  Taken take(uint32_t prompt, const engine::TokensEvent& event);
+
+  // Of a stream: the events since the last call, and those behind the last choice.
+  std::string take_events();
+  std::string last_events() const;
+  // Of no stream: the whole body. `kv_transfer_params` is JSON text, empty for none. Once.
+  std::string take_body(std::string_view kv_transfer_params);
+
+  api::Usage usage() const;
+  // Why each choice ended, by index; one that did not is cut at the length.
+  std::vector<api::FinishReason> finish_reasons() const;
+
+ private:
+  struct PromptState {
+    TokenizedPrompt prompt;
+    int64_t cached_tokens = 0;
+    std::optional<std::vector<api::PositionLogprobs>> logprobs;  // prompt_logprobs, once known
+  };
+  struct ChoiceState {
+    uint32_t prompt = 0;  // index into prompts_
+    ChoiceText text;
+    bool begun = false;       // its first chunk was made
+    int64_t text_offset = 0;  // characters before its next token, where logprobs are asked for
+    // Kept only for whole answers:
+    std::string whole_text;
+    std::vector<TokenId> token_ids;
+    std::vector<api::PositionLogprobs> logprobs;
+  };
+
+  bool is_chat() const { return kind_ == Kind::kChat; }
+  // echo with max_tokens 0 asks for the prompt alone; the engine draws a token all the same.
+  bool drops_output() const { return request_->echo && request_->sampling.max_tokens == 0; }
+  api::Usage usage_of(const ChoiceState& choice) const;
+  int64_t first_offset(const PromptState& prompt) const;
+  void append_chunk(ChoiceState& choice, ChoiceText::Added added);
+  api::Choice whole(int32_t index, ChoiceState& choice) const;
+
+  Kind kind_;
+  const api::CommonRequest* request_;
+  api::ResponseHead head_;
+  const text::Tokenizer* tokenizer_;
+  api::ChunkWriter chunks_;
+  std::vector<PromptState> prompts_;
+  std::vector<ChoiceState> choices_;  // [prompt][n]
+  std::string events_;
+};
+
+}  // namespace baton::serve
