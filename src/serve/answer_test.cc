@@ -75,7 +75,7 @@ Exchange some_exchange(Random& random) {
     prompt.text = shared_model().tokenizer.decode(prompt.tokens, false);
     engine::PromptEvent event;
     event.cached_tokens = below(random, 3);
-    if (out.request.echo && sampling.logprobs) {
+    if (out.request.echo && sampling.logprobs && coin(random)) {  // else a peer has them
       event.prompt_logprobs.emplace_back();
       for (size_t at = 1; at < prompt.tokens.size(); ++at)
         event.prompt_logprobs.emplace_back(some_logprobs(random, prompt.tokens[at]));
@@ -118,8 +118,9 @@ std::string feed(Answer& answer, const Exchange& exchange, Random& random) {
     for (size_t i = 0; i < count; ++i) event.tokens.push_back(tokens[done[which]++]);
     const Answer::Taken taken = answer.take(which / n, event);
     events += answer.take_events();
-    // A stop string ends the choice at the engine too.
-    if (taken.hit_stop_string || done[which] == tokens.size()) open.erase(open.begin() + pick);
+    // A stop string ends the choice at the engine too, which may have run ahead.
+    if ((taken.hit_stop_string && coin(random)) || done[which] == tokens.size())
+      open.erase(open.begin() + pick);
   }
   return events;
 }
@@ -184,6 +185,11 @@ void compare(const Exchange& exchange, const json::object& whole, const Joined& 
   for (const json::value& value : whole.at("choices").as_array()) {
     const json::object& choice = value.as_object();
     const json::object& sum = stream.choices.at(choice.at("index").to_number<int64_t>());
+    if (exchange.request.echo && exchange.request.sampling.max_tokens == 0) {
+      const size_t prompt = static_cast<size_t>(choice.at("index").to_number<int64_t>()) /
+                            static_cast<size_t>(exchange.request.sampling.n);
+      EXPECT_EQ(std::string_view(sum.at("text").as_string()), exchange.prompts[prompt].text);
+    }
     EXPECT_EQ(sum.at("text"), chat ? choice.at("message").at("content") : choice.at("text"));
     for (const char* key : {"finish_reason", "stop_reason", "token_ids", "logprobs"})
       EXPECT_EQ(member(sum, key), member(choice, key)) << key;
