@@ -49,25 +49,44 @@ Utf8Piece last_of(std::string_view text) {
   return utf8_piece(text, at);
 }
 
-// Where the white space at the end of text[0, end) begins.
-size_t space_begin(std::string_view text, size_t end) {
-  while (end > 0) {
-    const Utf8Piece last = last_of(text.substr(0, end));
-    if (!is_space(last.point)) break;
-    end -= last.bytes;
-  }
-  return end;
-}
+// The white space around places of one text that are asked for in ascending order.
+class WhiteSpace {
+ public:
+  explicit WhiteSpace(std::string_view text) : text_(text) {}
 
-// Where the white space that begins at `begin` ends.
-size_t space_end(std::string_view text, size_t begin) {
-  while (begin < text.size()) {
-    const Utf8Piece next = utf8_piece(text, begin);
-    if (!is_space(next.point)) break;
-    begin += next.bytes;
+  // Where the white space before `at` begins, or `floor` if it reaches that far. A later floor is not below
+  // an earlier `at`, so that no character is looked at twice.
+  size_t begin_before(size_t at, size_t floor) {
+    while (at > floor) {
+      ++looked_at_;
+      const Utf8Piece last = last_of(text_.substr(0, at));
+      if (!is_space(last.point)) return at;
+      at -= last.bytes;
+    }
+    return floor;
   }
-  return begin;
-}
+
+  // Where the white space that begins at `at` ends. What is known to be white space is not looked at again.
+  size_t end_behind(size_t at) {
+    if (at >= run_begin_ && at <= run_end_) return run_end_;
+    run_begin_ = run_end_ = at;
+    while (run_end_ < text_.size()) {
+      ++looked_at_;
+      const Utf8Piece next = utf8_piece(text_, run_end_);
+      if (!is_space(next.point)) break;
+      run_end_ += next.bytes;
+    }
+    return run_end_;
+  }
+
+  size_t looked_at() const { return looked_at_; }  // characters
+
+ private:
+  std::string_view text_;
+  size_t run_begin_ = 1;  // the white space behind the last place; at first none
+  size_t run_end_ = 0;
+  size_t looked_at_ = 0;
+};
 
 bool stands_alone(std::string_view text, size_t begin, size_t end) {
   const bool joined_before = begin > 0 && is_word(last_of(text.substr(0, begin)).point);
@@ -111,8 +130,9 @@ AddedTokenFinder::Found AddedTokenFinder::longest_at(std::string_view text, size
 
 // Follows tokenizers' AddedVocabulary::find_matches, also in this: a match that single_word turns down is
 // stepped over whole, and the search goes on behind the match, not behind the white space that rstrip took.
-void AddedTokenFinder::split(std::string_view text, std::vector<AddedPiece>& pieces) const {
+size_t AddedTokenFinder::split(std::string_view text, std::vector<AddedPiece>& pieces) const {
   size_t done = 0;
+  WhiteSpace white_space(text);
   const auto append = [&](size_t begin, size_t end, TokenId id) {
     if (begin < end) pieces.push_back({{static_cast<uint32_t>(begin), static_cast<uint32_t>(end)}, id});
   };
@@ -130,13 +150,14 @@ void AddedTokenFinder::split(std::string_view text, std::vector<AddedPiece>& pie
     size_t end = at + bytes;
     at = end;
     if (token->single_word && !stands_alone(text, begin, end)) continue;
-    if (token->lstrip) begin = std::max(space_begin(text, begin), done);
-    if (token->rstrip) end = space_end(text, end);
+    if (token->lstrip) begin = white_space.begin_before(begin, done);
+    if (token->rstrip) end = white_space.end_behind(end);
     append(done, begin, -1);
     append(begin, end, token->id);
     done = end;
   }
   append(done, text.size(), -1);
+  return white_space.looked_at();
 }
 
 }  // namespace baton::text::bpe

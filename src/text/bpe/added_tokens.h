@@ -41,8 +41,9 @@ class AddedTokenFinder {
 
   bool empty() const { return tokens_.empty(); }
 
-  // Appends the pieces of `text` (UTF-8), none of them empty.
-  void split(std::string_view text, std::vector<AddedPiece>& pieces) const;
+  // Appends the pieces of `text` (UTF-8), none of them empty. Returns at how many characters it looked for
+  // white space: at most two of the text and two of each piece, however they lie.
+  size_t split(std::string_view text, std::vector<AddedPiece>& pieces) const;
 
  private:
   struct Flags {
