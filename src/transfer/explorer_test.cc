@@ -34,7 +34,8 @@ struct Node {
   }
   std::vector<BlockId> take(size_t count) {
     std::vector<BlockId> taken;
-    while (taken.size() < count) {
+    EXPECT_LE(count, free.size()) << "blocks were lost";
+    while (taken.size() < count && !free.empty()) {
       const BlockId block{*free.begin()};
       free.erase(free.begin());
       EXPECT_TRUE(std::ranges::all_of(bytes(block), [](std::byte b) { return b == kFree; }))
