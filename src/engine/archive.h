@@ -1,23 +1,32 @@
 // Values of the engine's mailbox as bytes: one list of fields per type, read and written by the same code.
 // Little-endian; lists and strings begin with a u32 count; optionals and variants with a u8. Reading trusts
-// nothing: it ends in ok() == false, never beyond the bytes.
+// nothing: it never goes beyond the bytes, asks for no more memory than they fill, and names the first field
+// that is not what it has to be.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
 
+#include <fmt/format.h>
+
 #include "engine/engine.h"
+#include "engine/recorder.h"
 #include "transfer/messages.h"
 
 namespace baton::engine {
+
+inline constexpr uint32_t kListMax = 128 * 1024;  // entries of a list of structures; twice a full mailbox
 
 class Writer {
  public:
@@ -28,7 +37,6 @@ class Writer {
     out_.insert(out_.end(), from, from + count);
   }
   bool ok() const { return true; }
-  void fail() {}
 
  private:
   std::vector<std::byte>& out_;
@@ -39,29 +47,48 @@ class Reader {
   static constexpr bool kReads = true;
   explicit Reader(std::span<const std::byte> in) : in_(in) {}
   void bytes(void* data, size_t count) {
-    if (count > in_.size()) return fail();
-    if (count != 0) std::memcpy(data, in_.data(), count);
-    in_ = in_.subspan(count);
+    const auto from = take(count);
+    if (!from.empty()) std::memcpy(data, from.data(), from.size());
   }
+  // Empty if there are fewer.
   std::span<const std::byte> take(size_t count) {
-    if (count > in_.size()) {
-      fail();
-      return {};
-    }
+    if (!need(count)) return {};
     const auto taken = in_.first(count);
     in_ = in_.subspan(count);
     return taken;
   }
-  size_t left() const { return in_.size(); }
-  bool ok() const { return ok_; }
-  void fail() {
-    ok_ = false;
-    in_ = {};
+  bool need(size_t count) {
+    if (count > in_.size()) fail(fmt::format("{} bytes are left, expected {}", in_.size(), count));
+    return ok();
   }
+  size_t left() const { return in_.size(); }
+  bool ok() const { return error_.empty(); }
+  // "inbox[3].request.sampling.n: 1 bytes are left, expected 4"; of the first failure.
+  const std::string& error() const { return error_; }
+  void fail(std::string_view what) {
+    in_ = {};
+    if (!ok()) return;
+    for (const Place& place : path_) {
+      if (place.name.empty()) {
+        fmt::format_to(std::back_inserter(error_), "[{}]", place.index);
+      } else {
+        fmt::format_to(std::back_inserter(error_), "{}{}", error_.empty() ? "" : ".", place.name);
+      }
+    }
+    fmt::format_to(std::back_inserter(error_), "{}{}", error_.empty() ? "" : ": ", what);
+  }
+  void enter(std::string_view name) { path_.push_back({name, 0}); }
+  void enter(size_t index) { path_.push_back({{}, index}); }
+  void leave() { path_.pop_back(); }
 
  private:
+  struct Place {
+    std::string_view name;  // of a field; empty: an entry of a list
+    size_t index;
+  };
   std::span<const std::byte> in_;
-  bool ok_ = true;
+  std::vector<Place> path_;
+  std::string error_;
 };
 
 // ---- leaves and containers ----
@@ -69,35 +96,54 @@ class Reader {
 template <class A, class T>
 void field(A& a, T& x);
 
-// Enumerations whose last value is `last`.
+// Enumerations of which not every number is a value: their last one.
+constexpr Code last_value(Code) { return Code::kDenied; }
+constexpr DType last_value(DType) { return DType::kF8E4M3; }
+constexpr FinishReason last_value(FinishReason) { return FinishReason::kError; }
+constexpr LandingFailure last_value(LandingFailure) { return LandingFailure::kFail; }
+constexpr SchedulingPolicy last_value(SchedulingPolicy) { return SchedulingPolicy::kPriority; }
+constexpr transfer::Transport last_value(transfer::Transport) { return transfer::Transport::kFake; }
+
 template <class A, class T>
-void enumeration(A& a, T& x, std::remove_const_t<T> last) {
+void enumeration(A& a, T& x) {
   using Raw = std::underlying_type_t<std::remove_const_t<T>>;
+  constexpr Raw kLast = std::to_underlying(last_value(std::remove_const_t<T>{}));
   Raw raw = A::kReads ? Raw{} : static_cast<Raw>(x);
   a.bytes(&raw, sizeof(raw));
-  if (raw < 0 || raw > std::to_underlying(last)) return a.fail();
-  if constexpr (A::kReads) x = static_cast<T>(raw);
+  if constexpr (A::kReads) {
+    if (raw < 0 || raw > kLast) return a.fail(fmt::format("{} is no value, expected 0 to {}", raw, kLast));
+    x = static_cast<T>(raw);
+  }
 }
+
+// Lists of numbers and strings: their bytes are there before memory for them is.
+template <class A, class T>
+void numbers(A& a, T& x, uint32_t count) {
+  using Element = typename std::remove_const_t<T>::value_type;
+  if constexpr (A::kReads) {
+    if (!a.need(size_t{count} * sizeof(Element))) return;
+    x.resize(count);
+  }
+  a.bytes(x.data(), size_t{count} * sizeof(Element));
+}
+
 template <class A, class T>
 void sequence(A& a, T& x) {
   auto count = static_cast<uint32_t>(x.size());
   a.bytes(&count, sizeof(count));
-  if constexpr (A::kReads) {
-    // Each element takes at least a byte, so a lying count cannot ask for much memory.
-    if (!a.ok() || count > a.left()) return a.fail();
-    x.resize(count);
-  }
-  using Element = std::remove_const_t<typename std::remove_const_t<T>::value_type>;
-  if constexpr (std::is_arithmetic_v<Element>) {
-    if constexpr (A::kReads) {
-      if (count > a.left() / sizeof(Element)) return a.fail();
+  if (!a.ok()) return;
+  if constexpr (std::is_arithmetic_v<typename std::remove_const_t<T>::value_type>) {
+    numbers(a, x, count);
+  } else if constexpr (A::kReads) {
+    if (count > kListMax) return a.fail(fmt::format("{} entries, expected at most {}", count, kListMax));
+    x.clear();
+    for (uint32_t i = 0; i < count && a.ok(); ++i) {
+      a.enter(size_t{i});
+      field(a, x.emplace_back());
+      a.leave();
     }
-    a.bytes(x.data(), count * sizeof(Element));
   } else {
-    for (auto& element : x) {
-      if (!a.ok()) return;
-      field(a, element);
-    }
+    for (auto& element : x) field(a, element);
   }
 }
 
@@ -106,8 +152,10 @@ void leaf(A& a, T& x) {
   if constexpr (std::is_same_v<std::remove_const_t<T>, bool>) {
     uint8_t byte = A::kReads ? 0 : static_cast<uint8_t>(x);
     a.bytes(&byte, 1);
-    if (byte > 1) a.fail();
-    if constexpr (A::kReads) x = byte == 1;
+    if constexpr (A::kReads) {
+      if (byte > 1) a.fail(fmt::format("{} is no truth value, expected 0 or 1", byte));
+      x = byte == 1;
+    }
   } else {
     a.bytes(&x, sizeof(x));  // a number, or an id, of which every value is one
   }
@@ -164,7 +212,11 @@ void variant_field(A& a, T& x) {
   auto which = static_cast<uint8_t>(x.index());
   field(a, which);
   if constexpr (A::kReads) {
-    if (!a.ok() || !emplace_alternative(x, which)) return a.fail();
+    if (!a.ok()) return;
+    if (!emplace_alternative(x, which)) {
+      return a.fail(fmt::format("{} is no kind, expected 0 to {}", which,
+                                std::variant_size_v<std::remove_const_t<T>> - 1));
+    }
   }
   std::visit([&](auto& one) { field(a, one); }, x);
 }
@@ -176,13 +228,50 @@ void fields(A& a, T&... x) {
   (field(a, x), ...);
 }
 
+// Reads one field and takes its name, the first of "x.first, x.second.third", off `names`.
+template <class A, class T>
+void read_named(A& a, std::string_view& names, T& x) {
+  std::string_view name = names.substr(0, names.find(','));
+  names.remove_prefix(std::min(names.size(), name.size() + 1));
+  name.remove_prefix(name.find('.') + 1);
+  a.enter(name);
+  field(a, x);
+  a.leave();
+}
+
+template <class A, class... T>
+void named_fields(A& a, std::string_view names, T&... x) {
+  if constexpr (A::kReads) {
+    (read_named(a, names, x), ...);
+  } else {
+    (field(a, x), ...);
+  }
+}
+
+// The fields of a structure, each written `structure.field`, so that an error can name it.
+#define FIELDS(archive, ...) named_fields(archive, #__VA_ARGS__, __VA_ARGS__)
+
 template <class T, class U>
 concept Same = std::is_same_v<std::remove_const_t<T>, U>;
 
 template <class A, class T>
 void error_field(A& a, T& x) {
-  enumeration(a, x.code, Code::kDenied);
-  fields(a, x.message, x.param);
+  FIELDS(a, x.code, x.message, x.param);
+}
+
+inline Result<transfer::Message> read_message(std::span<const std::byte> frame) {
+  constexpr size_t kHead = transfer::kFrameHeadBytes;
+  if (frame.size() < kHead) {
+    return fail(Code::kCorrupt,
+                fmt::format("a frame of {} bytes, expected at least {}", frame.size(), kHead));
+  }
+  TRY(const auto head, transfer::parse_head(frame.first<kHead>()));
+  if (head.body_bytes != frame.size() - kHead || head.kind == transfer::FrameKind::kKvFrame) {
+    return fail(Code::kCorrupt,
+                fmt::format("a frame of kind {} with {} of {} bytes, expected a whole message",
+                            std::to_underlying(head.kind), frame.size() - kHead, head.body_bytes));
+  }
+  return transfer::parse_body(head.kind, frame.subspan(kHead));
 }
 
 template <class A, class T>
@@ -194,12 +283,8 @@ void message_field(A& a, T& x) {
   if constexpr (!A::kReads) {
     a.bytes(frame.data(), frame.size());
   } else {
-    const auto bytes = a.take(count);
-    if (bytes.size() < transfer::kFrameHeadBytes) return a.fail();
-    const auto head = transfer::parse_head(bytes.template first<transfer::kFrameHeadBytes>());
-    if (!head || head->body_bytes != bytes.size() - transfer::kFrameHeadBytes) return a.fail();
-    auto message = transfer::parse_body(head->kind, bytes.subspan(transfer::kFrameHeadBytes));
-    if (!message) return a.fail();
+    auto message = read_message(a.take(count));
+    if (!message) return a.fail(message.error().message);
     x = std::move(*message);
   }
 }
@@ -207,25 +292,25 @@ void message_field(A& a, T& x) {
 template <class A, class T>
 void request_part(A& a, T& x) {
   if constexpr (Same<T, SamplingParams>) {
-    fields(a, x.temperature, x.top_p, x.top_k, x.min_p, x.repetition_penalty, x.presence_penalty,
+    FIELDS(a, x.temperature, x.top_p, x.top_k, x.min_p, x.repetition_penalty, x.presence_penalty,
            x.frequency_penalty, x.logit_bias, x.allowed_token_ids, x.seed, x.n, x.max_tokens, x.min_tokens,
            x.eos_token_ids, x.stop_token_ids, x.ignore_eos, x.logprobs, x.prompt_logprobs);
   } else if constexpr (Same<T, TokenLogprob>) {
-    fields(a, x.token, x.logprob, x.rank);
+    FIELDS(a, x.token, x.logprob, x.rank);
   } else if constexpr (Same<T, PositionLogprobs>) {
-    fields(a, x.self, x.top);
+    FIELDS(a, x.self, x.top);
   } else if constexpr (Same<T, DrawnToken>) {
-    fields(a, x.token, x.logprobs, x.finish, x.stop_token);
+    FIELDS(a, x.token, x.logprobs, x.finish, x.stop_token);
   } else if constexpr (Same<T, FirstTokens>) {
-    fields(a, x.choices, x.digest);
+    FIELDS(a, x.choices, x.digest);
   } else if constexpr (Same<T, RemotePrefill>) {
-    fields(a, x.host, x.port, x.engine_id, x.incarnation, x.handover, x.tokens, x.prompt_hash,
+    FIELDS(a, x.host, x.port, x.engine_id, x.incarnation, x.handover, x.tokens, x.prompt_hash,
            x.first_tokens);
   } else if constexpr (Same<T, Request>) {
-    fields(a, x.id, x.external_id, x.prompt, x.sampling, x.priority, x.cache_salt, x.deadline, x.hold,
+    FIELDS(a, x.id, x.external_id, x.prompt, x.sampling, x.priority, x.cache_salt, x.deadline, x.hold,
            x.remote, x.transfer);
   } else if constexpr (Same<T, RequestTimings>) {
-    fields(a, x.queue, x.prefill, x.handover, x.decode);
+    FIELDS(a, x.queue, x.prefill, x.handover, x.decode);
   } else {
     static_assert(!sizeof(T), "no field list");
   }
@@ -234,27 +319,24 @@ void request_part(A& a, T& x) {
 template <class A, class T>
 void mover_part(A& a, T& x) {
   if constexpr (Same<T, transfer::PeerUp>) {
-    fields(a, x.peer, x.identity);
-    enumeration(a, x.transport, transfer::Transport::kFake);
-    fields(a, x.authenticated);
+    FIELDS(a, x.peer, x.identity, x.transport, x.authenticated);
   } else if constexpr (Same<T, transfer::PeerLost>) {
-    fields(a, x.peer, x.error);
+    FIELDS(a, x.peer, x.error);
   } else if constexpr (Same<T, transfer::Received>) {
-    fields(a, x.peer, x.message);
+    FIELDS(a, x.peer, x.message);
   } else if constexpr (Same<T, transfer::Landed>) {
-    fields(a, x.transfer, x.bytes);
+    FIELDS(a, x.transfer, x.bytes);
   } else if constexpr (Same<T, transfer::PushProgress>) {
-    fields(a, x.peer, x.transfer, x.bytes);
+    FIELDS(a, x.peer, x.transfer, x.bytes);
   } else if constexpr (Same<T, transfer::MoveFailed>) {
-    fields(a, x.transfer, x.error);
+    FIELDS(a, x.transfer, x.error);
   } else if constexpr (Same<T, transfer::StoresStopped>) {
-    fields(a, x.transfer);
+    FIELDS(a, x.transfer);
   } else if constexpr (Same<T, transfer::Identity>) {
-    fields(a, x.protocol, x.engine_id, x.incarnation, x.fingerprint, x.layout, x.tp_size, x.dp_size,
+    FIELDS(a, x.protocol, x.engine_id, x.incarnation, x.fingerprint, x.layout, x.tp_size, x.dp_size,
            x.boot_id, x.max_model_len);
   } else if constexpr (Same<T, kv::KvLayout>) {
-    fields(a, x.layers, x.kv_heads, x.head_dim, x.block_tokens);
-    enumeration(a, x.dtype, DType::kF8E4M3);
+    FIELDS(a, x.layers, x.kv_heads, x.head_dim, x.block_tokens, x.dtype);
   } else {
     request_part(a, x);
   }
@@ -263,24 +345,24 @@ void mover_part(A& a, T& x) {
 template <class A, class T>
 void inbox_part(A& a, T& x) {
   if constexpr (Same<T, Submit>) {
-    fields(a, x.request);
+    FIELDS(a, x.request);
   } else if constexpr (Same<T, Abort>) {
-    fields(a, x.request, x.reason);
+    FIELDS(a, x.request, x.reason);
   } else if constexpr (Same<T, StopChoice>) {
-    fields(a, x.request, x.choice);
+    FIELDS(a, x.request, x.choice);
   } else if constexpr (Same<T, ReleaseHeld>) {
-    fields(a, x.handover, x.reason);
+    FIELDS(a, x.handover, x.reason);
   } else if constexpr (Same<T, ResetPrefixCache> || Same<T, Drain>) {
   } else if constexpr (Same<T, ScheduleLimits>) {
-    fields(a, x.seqs_max, x.batch_tokens_max, x.step_max);
-    enumeration(a, x.policy, SchedulingPolicy::kPriority);
+    FIELDS(a, x.seqs_max, x.batch_tokens_max, x.step_max, x.policy);
   } else if constexpr (Same<T, EngineConfig>) {
-    fields(a, x.limits, x.waiting_max, x.model_tokens_max, x.prefix_cache);
-    enumeration(a, x.landing_failure, LandingFailure::kFail);
-    fields(a, x.handover.incarnation, x.handover.lease, x.handover.idle_close, x.handover.stop_retry,
+    FIELDS(a, x.limits, x.waiting_max, x.model_tokens_max, x.prefix_cache, x.landing_failure,
+           x.handover.incarnation, x.handover.lease, x.handover.idle_close, x.handover.stop_retry,
            x.landing_max);
+  } else if constexpr (Same<T, RecordHead>) {
+    FIELDS(a, x.config, x.fingerprint, x.layout, x.arena_blocks);
   } else if constexpr (Same<T, PassMark>) {
-    fields(a, x.interrupted_after, x.took);
+    FIELDS(a, x.interrupted_after, x.took);
   } else {
     mover_part(a, x);
   }
@@ -289,15 +371,15 @@ void inbox_part(A& a, T& x) {
 template <class A, class T>
 void answer_part(A& a, T& x) {
   if constexpr (Same<T, PromptEvent>) {
-    fields(a, x.request, x.cached_tokens, x.remote, x.recomputed, x.prompt_logprobs);
+    FIELDS(a, x.request, x.cached_tokens, x.remote, x.recomputed, x.prompt_logprobs);
   } else if constexpr (Same<T, TokensEvent>) {
-    fields(a, x.request, x.choice, x.tokens);
+    FIELDS(a, x.request, x.choice, x.tokens);
   } else if constexpr (Same<T, HeldEvent>) {
-    fields(a, x.request, x.handover, x.blocks, x.tokens, x.prompt_hash, x.first_tokens, x.lease);
+    FIELDS(a, x.request, x.handover, x.blocks, x.tokens, x.prompt_hash, x.first_tokens, x.lease);
   } else if constexpr (Same<T, FinishedEvent>) {
-    fields(a, x.request, x.output_tokens, x.timings);
+    FIELDS(a, x.request, x.output_tokens, x.timings);
   } else if constexpr (Same<T, FailedEvent>) {
-    fields(a, x.request, x.error);
+    FIELDS(a, x.request, x.error);
   } else {
     inbox_part(a, x);
   }
@@ -307,8 +389,8 @@ template <class A, class T>
 void field(A& a, T& x) {
   using Plain = std::remove_const_t<T>;
   if (!a.ok()) return;
-  if constexpr (Same<T, FinishReason>) {
-    enumeration(a, x, FinishReason::kError);
+  if constexpr (requires { last_value(Plain{}); }) {
+    enumeration(a, x);
   } else if constexpr (std::is_arithmetic_v<Plain> || std::is_enum_v<Plain>) {
     leaf(a, x);
   } else if constexpr (kIsId<Plain>) {
@@ -328,7 +410,7 @@ void field(A& a, T& x) {
   } else if constexpr (kIsVector<Plain>) {
     sequence(a, x);
   } else if constexpr (kIsPair<Plain>) {
-    fields(a, x.first, x.second);
+    FIELDS(a, x.first, x.second);
   } else if constexpr (kIsVariant<Plain>) {
     variant_field(a, x);
   } else {

@@ -4,12 +4,15 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <map>
 #include <sstream>
 
 #include "engine/engine.h"
+#include "engine/recorder.h"
+#include "engine/testing.h"
 #include "model/testing.h"
 #include "transfer/fake/fake_network.h"
 
@@ -41,6 +44,18 @@ struct Words {
     const auto at = named.find(name);
     return at == named.end() ? fallback : static_cast<uint32_t>(std::stoul(at->second));
   }
+  float real(const std::string& name, float fallback) const {
+    const auto at = named.find(name);
+    return at == named.end() ? fallback : std::stof(at->second);
+  }
+  // "3,5": token ids.
+  std::vector<TokenId> list(const std::string& name) const {
+    std::vector<TokenId> tokens;
+    const auto at = named.find(name);
+    std::istringstream in(at == named.end() ? "" : at->second);
+    for (std::string one; std::getline(in, one, ',');) tokens.push_back(std::stoi(one));
+    return tokens;
+  }
 };
 
 // "40@3": 40 tokens of pattern 3. Patterns share nothing, not even their first token.
@@ -71,8 +86,13 @@ struct Seen {
 
 // One instance: an engine and its end of the fake network.
 struct Instance {
-  model::FakeModel model;
+  model::FakeModelOptions options;
+  std::unique_ptr<model::FakeModel> model;
   std::unique_ptr<kv::KvArena> arena;
+  ManualClock clock;  // of its passes
+  Duration row_cost{0};
+  uint64_t rows_before = 0;
+  Recorder recorder{::testing::TempDir()};
   std::unique_ptr<transfer::fake::FakeMover> mover;
   std::unique_ptr<Engine> engine;
   std::vector<Inbox> inbox;
@@ -91,10 +111,30 @@ class Trace {
       execute(words);
       if (count_failures() > failures) return;
     }
-    for (auto& [name, instance] : instances_) EXPECT_EQ(instance.engine->find_inconsistency(), "") << name;
+    for (auto& [name, instance] : instances_) {
+      EXPECT_EQ(instance.engine->find_inconsistency(), "") << name;
+      replay_record(file.stem().string(), name, instance);
+    }
   }
 
  private:
+  // What was recorded of each instance gives the same answers and messages once more.
+  static void replay_record(const std::string& trace, const std::string& name, const Instance& instance) {
+    const std::vector<std::byte> bytes = instance.recorder.bytes();
+    if (const char* folder = std::getenv("BATON_WRITE_RECORDS")) {
+      std::ofstream(fmt::format("{}/{}-{}", folder, trace, name), std::ios::binary)
+          .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+    }
+    const auto record = parse_record(bytes);
+    ASSERT_TRUE(record) << name << ": " << record.error().message;
+    model::FakeModel model(instance.options);
+    const auto arena =
+        std::move(*kv::KvArena::create(model.info().kv_layout, instance.arena->blocks(), Incarnation{{9}}));
+    const auto report = replay(*record, model, *arena);
+    ASSERT_TRUE(report) << name << ": " << report.error().message;
+    EXPECT_TRUE(report->is_same()) << name << " differs in step " << report->first_difference.value_or(0);
+  }
+
   static size_t count_failures() { return static_cast<size_t>(::testing::Test::HasFailure()); }
 
   void execute(const Words& words) {
@@ -144,6 +184,7 @@ class Trace {
     EngineConfig config;
     config.limits.seqs_max = words.number("seqs", 8);
     config.limits.batch_tokens_max = words.number("budget", 64);
+    config.limits.step_max = milliseconds(words.number("step_ms", 100));
     const auto named = [&](const char* key, const char* text) {
       return words.named.contains(key) && words.named.at(key) == text;
     };
@@ -154,17 +195,41 @@ class Trace {
     config.landing_max = milliseconds(words.number("landing_ms", 5000));
     config.handover.lease = milliseconds(words.number("lease_ms", 1000));
     config.handover.incarnation = Incarnation{{static_cast<uint8_t>(instances_.size())}};
-    one.arena = std::move(*kv::KvArena::create(one.model.info().kv_layout, words.number("blocks", 64),
+    if (words.named.contains("nan")) one.options.nan_token = static_cast<TokenId>(words.number("nan", 0));
+    if (words.named.contains("inf")) one.options.inf_token = static_cast<TokenId>(words.number("inf", 0));
+    one.model = std::make_unique<model::FakeModel>(one.options);
+    one.arena = std::move(*kv::KvArena::create(one.model->info().kv_layout, words.number("blocks", 64),
                                                config.handover.incarnation));
+    one.row_cost = std::chrono::microseconds(words.number("row_us", 0));
     Surroundings surroundings;
-    surroundings.poll_interrupt = [this](uint32_t) { return interrupts_ > 0 && interrupts_-- > 0; };
-    one.engine = std::make_unique<Engine>(config, one.model, *one.arena, std::move(surroundings));
+    surroundings.clock = &one.clock;
+    surroundings.recorder = &one.recorder;
+    surroundings.poll_interrupt = [this, &one](uint32_t layer) {
+      if (layer == 0) one.clock.advance(one.row_cost * (one.model->rows_computed() - one.rows_before));
+      one.rows_before = one.model->rows_computed();
+      return interrupts_ > 0 && interrupts_-- > 0;
+    };
+    one.engine = std::make_unique<Engine>(config, *one.model, *one.arena, std::move(surroundings));
     const transfer::Identity identity{.engine_id = name,
                                       .incarnation = config.handover.incarnation,
-                                      .fingerprint = one.model.info().fingerprint,
-                                      .layout = one.model.info().kv_layout,
+                                      .fingerprint = one.model->info().fingerprint,
+                                      .layout = one.model->info().kv_layout,
                                       .boot_id = "here"};
     one.mover = network_.join(name, 1, identity, *one.arena);
+  }
+
+  static void read_sampling(const Words& words, SamplingParams& p) {
+    p.top_k = static_cast<int32_t>(words.number("top_k", 0));
+    p.top_p = words.real("top_p", 1.0F);
+    p.min_p = words.real("min_p", 0.0F);
+    p.repetition_penalty = words.real("repetition", 1.0F);
+    p.presence_penalty = words.real("presence", 0.0F);
+    p.frequency_penalty = words.real("frequency", 0.0F);
+    for (const TokenId token : words.list("bias")) p.logit_bias.emplace_back(token, words.real("by", 0.0F));
+    p.allowed_token_ids = words.list("allowed");
+    p.min_tokens = words.number("min", 0);
+    p.eos_token_ids = words.list("eos");
+    p.stop_token_ids = words.list("stop");
   }
 
   void submit(const Words& words) {
@@ -179,7 +244,8 @@ class Trace {
     p.max_tokens = words.number("max", 4);
     p.n = words.number("n", 1);
     p.seed = words.number("seed", 1);
-    p.temperature = words.number("greedy", 0) == 1 ? 0.0F : 1.0F;
+    p.temperature = words.number("greedy", 0) == 1 ? 0.0F : words.real("temperature", 1.0F);
+    read_sampling(words, p);
     if (words.named.contains("logprobs")) p.logprobs = words.number("logprobs", 0);
     if (words.named.contains("prompt_logprobs")) p.prompt_logprobs = words.number("prompt_logprobs", 0);
     request.priority = static_cast<int32_t>(words.number("priority", 0));
@@ -195,7 +261,7 @@ class Trace {
                                      .engine_id = "",
                                      .incarnation = {},
                                      .handover = source.held->handover,
-                                     .tokens = source.held->tokens,
+                                     .tokens = words.number("held_tokens", source.held->tokens),
                                      .prompt_hash = source.held->prompt_hash,
                                      .first_tokens = source.held->first_tokens};
       request.transfer = TransferId{{static_cast<uint8_t>(requests_.size())}};
@@ -259,7 +325,7 @@ class Trace {
     if (key == "held") return fmt::format("{}", stats.blocks_held);
     if (key == "landing") return fmt::format("{}", stats.blocks_landing);
     if (key == "idle") return one.engine->is_idle() ? "yes" : "no";
-    if (key == "rows") return fmt::format("{}", one.model.rows_computed());
+    if (key == "rows") return fmt::format("{}", one.model->rows_computed());
     if (key == "preemptions") return stats.preemptions > 0 ? "some" : "none";
     if (key == "interrupted") return fmt::format("{}", stats.passes_interrupted);
     if (key == "landed") return fmt::format("{}", stats.handovers_landed);
@@ -275,7 +341,14 @@ class Trace {
     if (key == "remote") return one.prompt && one.prompt->remote ? "yes" : "no";
     if (key == "recomputed") return one.prompt && one.prompt->recomputed ? "yes" : "no";
     if (key == "held") return one.held ? "yes" : "no";
-    if (key == "answer") return one.choices == alone(one.request) ? "as_alone" : "another";
+    if (key == "answer") return one.choices == alone(one.request).choices ? "as_alone" : "another";
+    if (key == "prompt_logprobs") {
+      if (!one.prompt || one.prompt->prompt_logprobs.empty()) return "none";
+      return one.prompt->prompt_logprobs == alone(one.request).prompt->prompt_logprobs ? "as_alone"
+                                                                                       : "another";
+    }
+    if (key == "drawn") return is_as_defined(one) ? "as_defined" : "otherwise";
+    if (key == "finish") return finish_of(one);
     if (key == "error") return one.error ? contains_words(one.error->message) : "none";
     for (const RequestSnapshot& line : at(where_.at(name)).engine->snapshot()) {
       if (line.id != one.request.id) continue;
@@ -284,6 +357,23 @@ class Trace {
       if (key == "computed") return fmt::format("{}", line.computed_tokens);
     }
     return "gone";
+  }
+
+  // Each choice's tokens are those of the plain loop in engine/testing.h.
+  static bool is_as_defined(const Seen& one) {
+    model::FakeModel model;
+    for (const auto& [choice, drawn] : one.choices) {
+      if (!std::ranges::equal(drawn, slow_answer(one.request, choice, model), {}, &DrawnToken::token))
+        return false;
+    }
+    return !one.choices.empty();
+  }
+
+  // Of the first choice.
+  static std::string finish_of(const Seen& one) {
+    const auto first = one.choices.find(0);
+    if (first == one.choices.end() || !first->second.back().finish) return "none";
+    return first->second.back().finish == FinishReason::kStop ? "stop" : "length";
   }
 
   static std::string replace_spaces(std::string text) {
@@ -295,14 +385,14 @@ class Trace {
   }
 
   // The same request, all of it on one fresh instance.
-  static std::map<uint32_t, std::vector<DrawnToken>> alone(Request request) {
+  static Seen alone(Request request) {
     request.remote.reset();
     request.hold.reset();
     request.deadline = kNever;
     model::FakeModel model;
     const auto arena = std::move(*kv::KvArena::create(model.info().kv_layout, 512, Incarnation{{99}}));
     Engine engine({}, model, *arena);
-    std::map<uint32_t, std::vector<DrawnToken>> choices;
+    Seen seen;
     std::vector<Inbox> inbox;
     inbox.emplace_back(Submit{std::move(request)});
     Time now{milliseconds(1)};
@@ -310,12 +400,13 @@ class Trace {
       now = now + milliseconds(1);
       const Outbox outbox = engine.step(std::exchange(inbox, {}), now);
       for (const Answer& answer : outbox.answers) {
+        if (const auto* prompt = std::get_if<PromptEvent>(&answer)) seen.prompt = *prompt;
         const auto* tokens = std::get_if<TokensEvent>(&answer);
         if (tokens == nullptr) continue;
-        for (const DrawnToken& token : tokens->tokens) choices[tokens->choice].push_back(token);
+        for (const DrawnToken& token : tokens->tokens) seen.choices[tokens->choice].push_back(token);
       }
     } while (engine.has_work());
-    return choices;
+    return seen;
   }
 
   transfer::fake::FakeNetwork network_{{.seed = 1}};

@@ -4,25 +4,15 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-#include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
-#include <iterator>
 
 #include "base/check.h"
 #include "engine/archive.h"
 
 namespace baton::engine {
 namespace {
-
-constexpr std::array<char, 8> kMagic = {'B', 'A', 'T', 'O', 'N', 'R', 'E', 'C'};
-
-template <class A, class T>
-void head_fields(A& a, T& head) {
-  fields(a, head.config, head.fingerprint, head.layout, head.arena_blocks);
-}
 
 // u32 length, body, u64 xxh3-64 of the body.
 void append_framed(std::vector<std::byte>& out, std::span<const std::byte> body) {
@@ -32,21 +22,6 @@ void append_framed(std::vector<std::byte>& out, std::span<const std::byte> body)
   writer.bytes(body.data(), body.size());
   uint64_t hash = XXH3_64bits(body.data(), body.size());
   field(writer, hash);
-}
-
-// Nothing if the bytes end before the frame does.
-Result<std::optional<std::span<const std::byte>>> read_framed(Reader& reader, const std::string& what) {
-  uint32_t bytes = 0;
-  field(reader, bytes);
-  const auto body = reader.take(bytes);
-  uint64_t hash = 0;
-  field(reader, hash);
-  if (!reader.ok()) return std::optional<std::span<const std::byte>>();
-  if (hash != XXH3_64bits(body.data(), body.size())) {
-    return fail(Code::kCorrupt, fmt::format("flight record: {}: checksum is {:016x}, expected {:016x}", what,
-                                            hash, XXH3_64bits(body.data(), body.size())));
-  }
-  return std::optional(body);
 }
 
 std::vector<std::byte> step_body(std::span<const std::byte> inbox, bool ended, const PassMark& pass,
@@ -68,10 +43,10 @@ void Recorder::start(const EngineConfig& config, const model::ModelInfo& info, u
                         .arena_blocks = arena_blocks};
   std::vector<std::byte> body;
   Writer writer(body);
-  head_fields(writer, head);
+  field(writer, head);
   head_.clear();
   Writer file(head_);
-  file.bytes(kMagic.data(), kMagic.size());
+  file.bytes(kRecordMagic.data(), kRecordMagic.size());
   uint32_t version = kRecordVersion;
   field(file, version);
   append_framed(head_, body);
@@ -117,7 +92,7 @@ void Recorder::begin_anew() {
   for (const auto& [id, up] : peers_up_) peers.emplace_back(transfer::MoverEvent(up));
   std::vector<std::byte> inbox;
   Writer writer(inbox);
-  const Time first{Duration::min()};
+  const Time first;
   fields(writer, first, std::as_const(peers));
   append_framed(steps_, step_body(inbox, true, {}, hash_outbox({})));
 }
@@ -157,133 +132,6 @@ uint64_t hash_outbox(const Outbox& outbox) {
     }
   }
   return XXH3_64bits(bytes.data(), bytes.size());
-}
-
-// ---- reading ----
-
-Result<Record> parse_record(std::span<const std::byte> bytes) {
-  Reader reader(bytes);
-  std::array<char, 8> magic{};
-  reader.bytes(magic.data(), magic.size());
-  uint32_t version = 0;
-  field(reader, version);
-  if (!reader.ok() || magic != kMagic) return fail(Code::kCorrupt, "flight record: magic is not BATONREC");
-  if (version != kRecordVersion) {
-    return fail(Code::kCorrupt,
-                fmt::format("flight record: version is {}, expected {}", version, kRecordVersion));
-  }
-  Record record;
-  TRY(const auto head, read_framed(reader, "head"));
-  if (!head) return fail(Code::kCorrupt, "flight record: ends within its head");
-  Reader head_reader(*head);
-  head_fields(head_reader, record.head);
-  if (!head_reader.ok() || head_reader.left() != 0) {
-    return fail(Code::kCorrupt, "flight record: head: expected a configuration, a model and an arena");
-  }
-  TRY_DO(validate(record.head.layout));
-  while (reader.left() > 0) {
-    const std::string what = fmt::format("step {}", record.steps.size());
-    TRY(const auto body, read_framed(reader, what));
-    if (!body) break;
-    Reader step_reader(*body);
-    RecordedStep step;
-    fields(step_reader, step.now, step.inbox, step.ended, step.pass, step.outbox_hash);
-    if (!step_reader.ok() || step_reader.left() != 0) {
-      return fail(Code::kCorrupt, fmt::format("flight record: {}: expected an inbox", what));
-    }
-    if (!record.steps.empty() && step.now < record.steps.back().now) {
-      return fail(Code::kCorrupt, fmt::format("flight record: {}: its time is before the last one's", what));
-    }
-    record.steps.push_back(std::move(step));
-  }
-  return record;
-}
-
-Result<Record> read_record_file(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file)
-    return fail(Code::kNotFound, fmt::format("{}: cannot be opened: {}", path, strerrordesc_np(errno)));
-  const std::vector<char> bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  return parse_record(std::as_bytes(std::span(bytes)));
-}
-
-// ---- replay ----
-
-namespace {
-
-// Says what the recorded pass took: the engine asks once before and once after a pass.
-class ReplayClock final : public Clock {
- public:
-  Time now() const override { return Time{Duration{(asked_++ % 2 == 0) ? 0 : took_.count()}}; }
-  void expect(Duration took) {
-    took_ = took;
-    asked_ = 0;
-  }
-
- private:
-  mutable uint64_t asked_ = 0;
-  Duration took_{0};
-};
-
-Result<void> check_fit(const RecordHead& head, const model::ModelInfo& info, const kv::KvArena& arena) {
-  if (info.fingerprint != head.fingerprint) {
-    return fail(Code::kInvalid, fmt::format("replay: the model's fingerprint is {}, expected {}",
-                                            info.fingerprint, head.fingerprint));
-  }
-  if (!(arena.layout() == head.layout) || arena.blocks() != head.arena_blocks) {
-    return fail(Code::kInvalid,
-                fmt::format("replay: the arena has {} blocks of {} tokens, expected {} of {}", arena.blocks(),
-                            arena.layout().block_tokens, head.arena_blocks, head.layout.block_tokens));
-  }
-  return check_config(head.config, info, arena);
-}
-
-// Computes the KV that a peer sent, in pieces of what the model takes.
-void compute_landed(model::LanguageModel& model, kv::KvArena& arena, std::span<const TokenId> tokens,
-                    uint32_t from, std::span<const BlockId> blocks) {
-  for (uint32_t at = from; at < tokens.size();) {
-    const uint32_t rows = std::min(model.batch_rows_max(), static_cast<uint32_t>(tokens.size()) - at);
-    const model::SequenceRows sequence{.rows = rows, .first_position = at, .blocks = blocks};
-    model.forward(
-        {.tokens = tokens.subspan(at, rows), .sequences = std::span(&sequence, 1), .logit_rows = {}}, arena,
-        [](uint32_t) { return true; });
-    at += rows;
-  }
-}
-
-uint64_t count_tokens(const Outbox& outbox) {
-  uint64_t tokens = 0;
-  for (const Answer& answer : outbox.answers) {
-    if (const auto* event = std::get_if<TokensEvent>(&answer)) tokens += event->tokens.size();
-  }
-  return tokens;
-}
-
-}  // namespace
-
-Result<ReplayReport> replay(const Record& record, model::LanguageModel& model, kv::KvArena& arena) {
-  TRY_DO(check_fit(record.head, model.info(), arena));
-  ReplayClock clock;
-  const RecordedStep* current = nullptr;
-  Surroundings surroundings;
-  surroundings.clock = &clock;
-  surroundings.poll_interrupt = [&](uint32_t layer) { return current->pass.interrupted_after == layer; };
-  surroundings.refill = [&](std::span<const TokenId> tokens, uint32_t from, std::span<const BlockId> blocks) {
-    compute_landed(model, arena, tokens, from, blocks);
-  };
-  Engine engine(record.head.config, model, arena, std::move(surroundings));
-  ReplayReport report;
-  for (const RecordedStep& step : record.steps) {
-    current = &step;
-    clock.expect(step.pass.took);
-    const Outbox outbox = engine.step(step.inbox, step.now);
-    report.tokens += count_tokens(outbox);
-    if (step.ended && hash_outbox(outbox) != step.outbox_hash && !report.first_difference) {
-      report.first_difference = report.steps;
-    }
-    ++report.steps;
-  }
-  return report;
 }
 
 }  // namespace baton::engine

@@ -5,10 +5,13 @@
 // idleness. Replay needs no KV of peers: what landed is computed instead, which by the arithmetic law gives
 // the bytes that came. Owned by the engine thread.
 //
-// File, little-endian: "BATONREC", u32 version, head, then records; head and each record begin with a u32
-// length and end with the xxh3-64 of their bytes. A file may end within a record.
+// File, little-endian: "BATONREC", u32 version, head, then steps; head and each step begin with a u32 length
+// and end with the xxh3-64 of their bytes. A checksum protects from accidents only: whoever reads a record
+// holds it to everything that an engine takes for granted of its inbox, and to the bounds below.
 #pragma once
 
+#include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -23,8 +26,16 @@
 
 namespace baton::engine {
 
-inline constexpr uint32_t kRecordVersion = 2;
+inline constexpr std::array<char, 8> kRecordMagic = {'B', 'A', 'T', 'O', 'N', 'R', 'E', 'C'};
+inline constexpr uint32_t kRecordVersion = 3;
 inline constexpr size_t kRecordBytesMax = size_t{64} << 20;
+
+// Bounds of what is read; no running instance comes near them.
+inline constexpr size_t kRecordFileBytesMax = 4 * kRecordBytesMax;  // the step that filled a record is whole
+inline constexpr size_t kRecordItemsMax = size_t{4} << 20;          // of all inboxes together
+inline constexpr uint32_t kRecordBlocksMax = 16U << 20;
+inline constexpr uint32_t kRecordBatchTokensMax = 256 * 1024;
+inline constexpr Time kRecordTimeMax{std::chrono::hours(24 * 365 * 100)};
 
 // What the recorded engine was made of.
 struct RecordHead {
@@ -87,8 +98,11 @@ class Recorder {
 // Of everything that shows in an outbox but epochs, which count since the arena was made.
 uint64_t hash_outbox(const Outbox& outbox);
 
-// kCorrupt names the record and what was expected. A last record that is cut off is left out.
+// kCorrupt names step, field, value and expectation: "step 3: inbox[1].request.sampling.n: 2 bytes are left,
+// expected 4". Also of a step that is cut off, of ids that come twice and of times that go back. What is
+// returned can be replayed: no step of it breaks an invariant of an engine.
 Result<Record> parse_record(std::span<const std::byte> bytes);
+// As parse_record; the error begins with the path.
 Result<Record> read_record_file(const std::string& path);
 
 struct ReplayReport {
@@ -98,7 +112,8 @@ struct ReplayReport {
   bool is_same() const { return !first_difference; }
 };
 
-// Steps a new engine through the record. kInvalid names what of `model` or `arena` is not the recorded one.
+// Steps a new engine through a record that parse_record has read. kInvalid names what of `model` or `arena`
+// is not the recorded one.
 Result<ReplayReport> replay(const Record& record, model::LanguageModel& model, kv::KvArena& arena);
 
 }  // namespace baton::engine

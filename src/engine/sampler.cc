@@ -114,8 +114,8 @@ Result<TokenId> Sampler::draw(std::span<const float> logits, const SamplingParam
   if (params.temperature < kGreedyBelow) return *best;
 
   const float highest = row[static_cast<size_t>(*best)] / params.temperature;
-  // A tiny temperature takes even the best one out of float's range: that is greedy.
-  if (highest == kMasked) return *best;
+  // A tiny temperature takes even the best one out of float's range, either way: that is greedy.
+  if (!std::isfinite(highest)) return *best;
   if (row.data() != row_.data()) row_.assign(row.begin(), row.end());
   for (float& logit : row_) logit = logit / params.temperature;
   const bool some_k = params.top_k > 0 && static_cast<uint32_t>(params.top_k) < vocab_size_;

@@ -6,8 +6,9 @@
 #include <cmath>
 #include <limits>
 #include <random>
+#include <set>
 
-#include "kernels/sampling.h"
+#include "engine/testing.h"
 
 namespace baton::engine {
 namespace {
@@ -19,72 +20,6 @@ std::vector<float> random_logits(std::mt19937& random, uint32_t vocab) {
   // A coarse grid, so that ties are common.
   for (float& logit : logits) logit = static_cast<float>(random() % 64) / 8.0F - 4.0F;
   return logits;
-}
-
-// The definition in engine/sampler.h, word by word: sorts everything.
-TokenId slow_draw(std::vector<float> row, const SamplingParams& p, const TokenHistory& history,
-                  uint32_t choice, uint64_t position) {
-  const auto at = [&](TokenId token) -> float& { return row[static_cast<size_t>(token)]; };
-  if (!p.allowed_token_ids.empty()) {
-    for (size_t i = 0; i < row.size(); ++i) {
-      if (std::ranges::find(p.allowed_token_ids, static_cast<TokenId>(i)) == p.allowed_token_ids.end()) {
-        row[i] = -kInfinity;
-      }
-    }
-  }
-  if (history.output_tokens < p.min_tokens) {
-    for (const TokenId token : p.eos_token_ids) at(token) = -kInfinity;
-    for (const TokenId token : p.stop_token_ids) at(token) = -kInfinity;
-  }
-  for (const auto& [token, bias] : p.logit_bias) at(token) += bias;
-  for (size_t i = 0; i < row.size(); ++i) {
-    const auto token = static_cast<TokenId>(i);
-    const auto found = history.output->find(token);
-    const uint32_t times = found == history.output->end() ? 0 : found->second;
-    const bool seen =
-        times > 0 || std::ranges::find(history.prompt_distinct, token) != history.prompt_distinct.end();
-    if (seen && p.repetition_penalty != 1.0F) {
-      row[i] = row[i] > 0.0F ? row[i] / p.repetition_penalty : row[i] * p.repetition_penalty;
-    }
-    if (times > 0) {
-      row[i] -= p.frequency_penalty * static_cast<float>(times);
-      row[i] -= p.presence_penalty;
-    }
-  }
-  std::vector<TokenId> order;
-  for (size_t i = 0; i < row.size(); ++i) {
-    if (row[i] != -kInfinity) order.push_back(static_cast<TokenId>(i));
-  }
-  std::ranges::sort(order, [&](TokenId a, TokenId b) { return at(a) > at(b) || (at(a) == at(b) && a < b); });
-  if (p.temperature == 0.0F) return order.front();
-  for (float& logit : row) logit /= p.temperature;
-  const float highest = at(order.front());
-  if (p.min_p > 0.0F) {
-    const float least = highest + kernels::log_f32(p.min_p);
-    std::erase_if(order, [&](TokenId token) { return at(token) < least; });
-  }
-  if (p.top_k > 0 && static_cast<size_t>(p.top_k) < order.size()) order.resize(static_cast<size_t>(p.top_k));
-  if (p.top_p < 1.0F) {
-    double total = 0.0;
-    for (const TokenId token : order) total += static_cast<double>(kernels::exp_f32(at(token) - highest));
-    double reached = 0.0;
-    size_t kept = 0;
-    while (kept < order.size() && (kept == 0 || reached < static_cast<double>(p.top_p) * total)) {
-      reached += static_cast<double>(kernels::exp_f32(at(order[kept++]) - highest));
-    }
-    order.resize(kept);
-  }
-  std::ranges::sort(order);
-  TokenId best = order.front();
-  float score = -kInfinity;
-  for (const TokenId token : order) {
-    const float mine = at(token) + kernels::gumbel(p.seed, choice, position, token);
-    if (mine > score) {
-      score = mine;
-      best = token;
-    }
-  }
-  return best;
 }
 
 TEST(Sampler, DrawsWhatTheSlowDefinitionDraws) {
@@ -104,21 +39,78 @@ TEST(Sampler, DrawsWhatTheSlowDefinitionDraws) {
     p.frequency_penalty = random() % 3 == 0 ? -0.4F : 0.0F;
     if (random() % 4 == 0) p.logit_bias = {{token(), 3.5F}};
     if (random() % 4 == 0) p.allowed_token_ids = {token(), token(), token()};
-    if (random() % 4 == 0) p.logit_bias.clear();
     p.min_tokens = random() % 2 == 0 ? 0 : 5;
     p.eos_token_ids = {token()};
-    std::erase_if(p.allowed_token_ids, [&](TokenId t) { return t == p.eos_token_ids[0]; });
+    p.stop_token_ids = {token(), token()};
+    std::erase_if(p.allowed_token_ids, [&](TokenId t) {
+      return t == p.eos_token_ids[0] || t == p.stop_token_ids[0] || t == p.stop_token_ids[1];
+    });
     p.seed = random();
-    std::vector<TokenId> prompt = {token(), token(), token()};
-    std::ranges::sort(prompt);
-    prompt.erase(std::ranges::unique(prompt).begin(), prompt.end());
-    const std::map<TokenId, uint32_t> output = {{token(), 1}, {token(), 4}};
-    const TokenHistory history{.prompt_distinct = prompt, .output = &output, .output_tokens = 3};
+    // Some tokens stand in both, some several times in one.
+    const std::vector<TokenId> prompt = {token(), token(), token(), 7, 7, 9};
+    std::vector<TokenId> answer = {token(), token(), 9, token()};
+    answer.resize(random() % 8, answer[0]);
+    std::vector<TokenId> distinct = prompt;
+    std::ranges::sort(distinct);
+    distinct.erase(std::ranges::unique(distinct).begin(), distinct.end());
+    std::map<TokenId, uint32_t> output;
+    for (const TokenId drawn : answer) ++output[drawn];
+    const TokenHistory history{.prompt_distinct = distinct,
+                               .output = &output,
+                               .output_tokens = static_cast<uint32_t>(answer.size())};
     const auto logits = random_logits(random, vocab);
-    const auto drawn = sampler.draw(logits, p, history, 2, 99);
+    const auto drawn = sampler.draw(logits, p, history, 2, prompt.size() + answer.size());
     ASSERT_TRUE(drawn) << drawn.error().message;
-    ASSERT_EQ(*drawn, slow_draw(logits, p, history, 2, 99)) << "round " << round;
+    ASSERT_EQ(*drawn, slow_draw(logits, p, prompt, answer, 2)) << "round " << round;
   }
+}
+
+TEST(Sampler, OfEqualLogitsTopKKeepsTheLowestTokens) {
+  Sampler sampler(8);
+  SamplingParams p;
+  p.top_k = 3;
+  std::set<TokenId> drawn;
+  for (uint64_t position = 0; position < 400; ++position)
+    drawn.insert(
+        *sampler.draw(std::vector{0.0F, 1.0F, 1.0F, 2.0F, 1.0F, 1.0F, 1.0F, 0.0F}, p, {}, 0, position));
+  EXPECT_EQ(drawn, (std::set<TokenId>{1, 2, 3}));
+}
+
+TEST(Sampler, ATemperatureThatTakesLogitsOutOfRangeIsGreedyAndNeverNan) {
+  struct Row {
+    const char* name;
+    std::vector<float> logits;
+    float temperature;
+    TokenId expected;
+  };
+  for (const Row& row : {
+           Row{"below the greedy bound", {1, 3, 2}, 0.5F * kGreedyBelow, 1},
+           Row{"the smallest float", {1, 3, 2}, std::numeric_limits<float>::denorm_min(), 1},
+           Row{"at the bound", {1, 3, 2}, kGreedyBelow, 1},
+           Row{"over the top", {1e34F, 3e34F, 2e34F}, kGreedyBelow, 1},
+           Row{"over the top, with ties", {1, 3e34F, 3e34F}, kGreedyBelow, 1},
+           Row{"below the bottom", {-2e34F, -3e34F, -1e34F}, kGreedyBelow, 2},
+           Row{"both", {-2e34F, 3e34F, -1e34F}, kGreedyBelow, 1},
+       }) {
+    for (const bool some_k : {false, true}) {
+      for (const float top_p : {0.5F, 1.0F}) {
+        for (const float min_p : {0.0F, 0.1F}) {
+          SamplingParams p;
+          p.temperature = row.temperature;
+          p.top_k = some_k ? 2 : 0;
+          p.top_p = top_p;
+          p.min_p = min_p;
+          const auto drawn = Sampler(3).draw(row.logits, p, {}, 0, 5);
+          ASSERT_TRUE(drawn) << row.name;
+          EXPECT_EQ(*drawn, row.expected) << row.name << ", top_p " << top_p << ", min_p " << min_p;
+        }
+      }
+    }
+  }
+  // A bias that leaves float's range does the same.
+  SamplingParams biased;
+  biased.logit_bias = {{2, 3e38F}};
+  EXPECT_EQ(*Sampler(3).draw(std::vector{0.0F, 1.0F, 3e38F}, biased, {}, 0, 5), 2);
 }
 
 // Pearson's chi-square over 12 tokens (11 degrees of freedom): 31.3 is exceeded with probability 0.001.

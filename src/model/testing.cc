@@ -114,6 +114,9 @@ std::span<const float> FakeModel::logits(uint32_t first, uint32_t count) {
       const bool is_nan = row.token == options_.nan_token;
       logits_[size_t{r} * options_.vocab_size + v] = is_nan ? std::numeric_limits<float>::quiet_NaN() : logit;
     }
+    if (row.token == options_.inf_token) {
+      logits_[size_t{r} * options_.vocab_size] = std::numeric_limits<float>::infinity();
+    }
   }
   return logits_;
 }

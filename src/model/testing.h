@@ -26,6 +26,7 @@ struct FakeModelOptions {
       .layers = 2, .kv_heads = 1, .head_dim = 16, .block_tokens = 16, .dtype = DType::kBf16};
   uint64_t weights = 1;                // models of different numbers give different answers and fingerprints
   std::optional<TokenId> nan_token{};  // rows whose token this is have NaN logits
+  std::optional<TokenId> inf_token{};  // rows whose token this is have one logit of +inf
 };
 
 class FakeModel final : public LanguageModel {
