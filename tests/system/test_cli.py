@@ -2,6 +2,9 @@
 import json
 import os
 import pathlib
+import pty
+import re
+import select
 import shutil
 import signal
 import socket
@@ -322,6 +325,67 @@ class CommandLines(Folder):
         for path, words in rows:
             self.assertEqual((prefix / path).read_text(), run(*words).stdout, path)
         self.assertTrue(os.access(prefix / "bin" / "baton", os.X_OK))
+
+    def test_dev_install_puts_a_binary_that_runs_below_a_prefix(self):
+        """Relative to where it is called from, not to the script."""
+        dev = cluster.ROOT / "dev"
+        answer = subprocess.run([dev, "install"], capture_output=True, text=True, cwd=self.folder, timeout=WAIT_SECONDS, check=False)
+        self.assertEqual((answer.returncode, answer.stderr), (1, "dev: usage: ./dev install --prefix P\n"))
+        if pathlib.Path(cluster.BATON) != cluster.ROOT / "build" / "release" / "baton":
+            self.skipTest("./dev install installs the release build, and the binary under test is another")
+        for words, prefix in ((["--prefix", "here"], self.folder / "here"), ([f"--prefix={self.folder}/there"], self.folder / "there")):
+            subprocess.run([dev, "install", *words], check=True, capture_output=True, cwd=self.folder, timeout=WAIT_SECONDS)
+            files = {str(path.relative_to(prefix)) for path in prefix.rglob("*") if path.is_file()}
+            manuals = {f"share/man/man1/baton{name}.1" for name in ("", "-serve", "-proxy", "-replay", "-random-checkpoint")}
+            self.assertEqual(files, manuals | {"bin/baton", "share/bash-completion/completions/baton", "share/zsh/site-functions/_baton",
+                                               "share/fish/vendor_completions.d/baton.fish"})
+        installed = subprocess.run([self.folder / "here" / "bin" / "baton", "random-checkpoint", "tiny", "weights", "--tokenizer", TINY],
+                                   capture_output=True, text=True, cwd=self.folder, timeout=WAIT_SECONDS, check=False)
+        self.assertEqual((installed.returncode, (self.folder / "weights" / "model.safetensors").exists()), (0, True), installed.stderr)
+
+    def test_zsh_completes_commands_flags_choices_and_directories(self):
+        if shutil.which("zsh") is None:
+            self.skipTest("zsh is not installed")
+        (self.folder / "weights").mkdir()
+        (self.folder / "_baton").write_text(run("completion", "zsh").stdout)
+        rows = [("baton rep", "baton replay "), ("baton serve --kv-transfer-c", "baton serve --kv-transfer-config "), ("baton serve --dtype bf", "baton serve --dtype bfloat16 "),
+                ("baton proxy --policy rou", "baton proxy --policy round-robin "), ("baton replay --model weig", "baton replay --model weights/"),
+                ("baton serve --no-warm", "baton serve --no-warmup "), ("baton man ser", "baton man ser")]
+        script = f"""fpath=({self.folder} $fpath); autoload -Uz compinit; compinit -u -D; PROMPT=''; LISTMAX=0
+            show() {{ print -r -- "<<$BUFFER>>"; BUFFER=''; zle reset-prompt }}; zle -N show; bindkey '^X' show; bindkey '^I' complete-word; echo ready\n"""
+        (self.folder / ".zshrc").write_text(script)
+        master, slave = pty.openpty()
+        environment = {**os.environ, "ZDOTDIR": str(self.folder), "TERM": "dumb", "HOME": str(self.folder)}
+        child = subprocess.Popen(["zsh", "-i"], stdin=slave, stdout=slave, stderr=slave, cwd=self.folder, env=environment, start_new_session=True)
+        os.close(slave)
+        said = b""
+        def read_until(mark: bytes, times: int) -> None:
+            nonlocal said
+            deadline = time.monotonic() + WAIT_SECONDS
+            while said.count(mark) < times and time.monotonic() < deadline and select.select([master], [], [], 5)[0]:
+                said += os.read(master, 65536)
+        try:
+            read_until(b"ready", 1)
+            for count, (typed, _) in enumerate(rows, 1):
+                os.write(master, typed.encode() + b"\t\x18")
+                read_until(b">>", count)
+        finally:
+            child.kill()
+            child.wait()
+            os.close(master)
+        self.assertEqual(re.findall(r"<<(.*?)>>", said.decode(errors="replace")), [expected for _, expected in rows], said)
+
+    def test_fish_completes_commands_flags_choices_and_directories(self):
+        if shutil.which("fish") is None:
+            self.skipTest("fish is not installed")
+        (self.folder / "weights").mkdir()
+        (self.folder / "baton.fish").write_text(run("completion", "fish").stdout)
+        rows = [("baton rep", ["replay"]), ("baton serve --kv-tr", ["--kv-transfer-config", "--kv-transport"]), ("baton serve --dtype bf", ["bfloat16"]),
+                ("baton proxy --policy rou", ["round-robin"]), ("baton replay --model weig", ["weights/"]), ("baton serve --no-warm", ["--no-warmup"])]
+        for typed, expected in rows:
+            answer = subprocess.run(["fish", "--no-config", "-c", f"source baton.fish; complete -C '{typed}'"], capture_output=True, text=True, cwd=self.folder,
+                                    timeout=WAIT_SECONDS, env={**os.environ, "HOME": str(self.folder)}, check=True)
+            self.assertEqual(([line.split("\t")[0] for line in answer.stdout.splitlines()], answer.stderr), (expected, ""), typed)
 
     def test_bash_completes_commands_flags_choices_and_directories(self):
         (self.folder / "weights").mkdir()
