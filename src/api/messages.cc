@@ -6,8 +6,9 @@ namespace baton::api {
 namespace {
 
 void join_parts(json::object& message) {
-  json::value* content = message.if_contains("content");
-  if (content == nullptr || !content->is_array()) return;
+  json::value* content = &message["content"];
+  if (content->is_null()) *content = json::string();
+  if (!content->is_array()) return;
   std::string text;
   bool first = true;
   for (const json::value& part : content->get_array()) {

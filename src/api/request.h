@@ -129,7 +129,8 @@ Result<CompletionRequest> parse_completion_request(std::string_view body, const 
 Result<ChatRequest> parse_chat_request(std::string_view body, const RequestLimits& limits);
 
 // What templates that were written for strings expect (as vLLM's chat_utils): parts of type text become one
-// string joined by newlines, and the arguments of earlier tool calls, sent as JSON text, become values.
+// string joined by newlines, no content is an empty string, and the arguments of earlier tool calls, sent as
+// JSON text, become values.
 void normalise_messages(json::array& messages);
 
 // POST /tokenize: a prompt, or the messages of a chat.

@@ -180,8 +180,12 @@ TEST(ChatRequest, ReadsWhatChatsHave) {
   json::array messages = request->messages;
   normalise_messages(messages);
   EXPECT_EQ(json::serialize(messages),
-            R"([{"role":"system","content":"a\nb"},{"role":"assistant","content":null,"tool_calls":)"
+            R"([{"role":"system","content":"a\nb"},{"role":"assistant","content":"","tool_calls":)"
             R"([{"function":{"name":"f","arguments":{"x":1}}}]}])");
+  messages = parse_json(R"([{"role":"user"},{"role":"user","content":null},{"role":"user","content":[]}])")
+                 ->as_array();
+  normalise_messages(messages);
+  for (const json::value& message : messages) EXPECT_EQ(message.at("content"), "");
 }
 
 TEST(ChatRequest, EachMistakeNamesFieldValueAndExpectation) {

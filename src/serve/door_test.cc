@@ -363,6 +363,45 @@ TEST(Routes, RefuseInOpenAisShape) {
   }
 }
 
+TEST(Routes, AMethodThatIsNotServedIsToldWhichAre) {
+  Door door(says("abc"));
+  for (const auto& [path, allowed] : {std::pair{"/v1/completions", "POST"}, std::pair{"/health", "GET, HEAD"},
+                                      std::pair{"/ping", "GET, HEAD, POST"}}) {
+    const Reply reply = door.ask("DELETE", path);
+    EXPECT_EQ(reply.status, 405) << path;
+    EXPECT_NE(reply.head.find(std::string("\r\nAllow: ") + allowed + "\r\n"), std::string::npos)
+        << reply.head;
+  }
+}
+
+TEST(Routes, HeadIsGetWithoutItsBody) {
+  Door door(says("abc"));
+  for (const char* path : {"/health", "/v1/models", "/metrics"}) {
+    const Reply head = door.ask("HEAD", path);
+    EXPECT_EQ(head.status, 200) << path;
+    EXPECT_EQ(head.body, "");
+  }
+  EXPECT_EQ(door.ask("HEAD", "/v1/completions").status, 405);
+}
+
+TEST(Routes, ABodyInACodingThatIsNotReadIsRefusedByName) {
+  Door door(says("abc"));
+  const std::string body = R"({"prompt":"x"})";
+  const Reply packed = door.ask("POST", "/v1/completions", body, "Content-Encoding: gzip\r\n");
+  EXPECT_EQ(packed.status, 415);
+  EXPECT_NE(packed.body.find("Content-Encoding: gzip, expected none or identity"), std::string::npos)
+      << packed.body;
+  EXPECT_EQ(door.ask("POST", "/v1/completions", body, "Content-Encoding: identity\r\n").status, 200);
+}
+
+TEST(ChatContent, ThatIsMissingIsEmptyAsToolCallsComeBackWithoutAny) {
+  Door door(says("abc"));
+  const Reply reply = door.ask(
+      "POST", "/v1/chat/completions",
+      R"({"messages":[{"role":"user","content":"q"},{"role":"assistant","content":null,"tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{}"}}]},{"role":"tool","content":"4"}]})");
+  EXPECT_EQ(reply.status, 200) << reply.body;
+}
+
 TEST(Routes, SayWhenTheModelIsNotThereOrTheInstanceEnds) {
   Door door(says("abc"));
   door.loop().call([&] { door.desk().draining = true; });

@@ -219,9 +219,29 @@ constexpr std::array kRoutes = {
     Route{"POST", "/debug/record", Access::kAdmin, true, answer_record},
 };
 
-Answer refuse(http::ResponseWriter& writer, int status, std::string message) {
-  writer.send(status, kJson, api::render_error({Code::kInvalid, std::move(message)}, status));
+Answer refuse(http::ResponseWriter& writer, int status, std::string message, std::string allowed = {}) {
+  http::Response response;
+  response.status = status;
+  response.headers.add("Content-Type", kJson);
+  if (!allowed.empty()) response.headers.add("Allow", allowed);
+  response.body = api::render_error({Code::kInvalid, std::move(message)}, status);
+  writer.send(response);
   co_return;
+}
+
+// HEAD is GET without its body (RFC 9110, section 9.3.2), which the server leaves out.
+bool serves(const Route& route, std::string_view method) {
+  return route.method == method || (method == "HEAD" && route.method == "GET");
+}
+
+// The methods of a path, for the Allow field (RFC 9110, section 10.2.1).
+std::string methods_of(std::string_view path) {
+  std::string out;
+  for (const Route& route : kRoutes) {
+    if (route.path != path) continue;
+    out += fmt::format("{}{}", out.empty() ? "" : ", ", route.method == "GET" ? "GET, HEAD" : route.method);
+  }
+  return out;
 }
 
 Answer route(Desk& desk, http::Request& request, http::ResponseWriter& writer) {
@@ -229,7 +249,7 @@ Answer route(Desk& desk, http::Request& request, http::ResponseWriter& writer) {
   for (const Route& candidate : kRoutes) {
     if (candidate.path != request.path()) continue;
     path_known = true;
-    if (candidate.method != request.method) continue;
+    if (!serves(candidate, request.method)) continue;
     if (!may(desk, request, candidate.access)) {
       return refuse(
           writer, 401,
@@ -243,10 +263,15 @@ Answer route(Desk& desk, http::Request& request, http::ResponseWriter& writer) {
         candidate.access == Access::kClient) {
       return refuse(writer, 503, "this instance is shutting down");
     }
+    if (const auto coding = request.headers.get("Content-Encoding"); coding && *coding != "identity") {
+      return refuse(writer, 415, fmt::format("Content-Encoding: {}, expected none or identity", *coding));
+    }
     return candidate.answer(desk, request, writer);
   }
-  if (path_known)
-    return refuse(writer, 405, fmt::format("{} is not allowed on {}", request.method, request.path()));
+  if (path_known) {
+    return refuse(writer, 405, fmt::format("{} is not allowed on {}", request.method, request.path()),
+                  methods_of(request.path()));
+  }
   return refuse(writer, 404, fmt::format("{}: no such path", request.path()));
 }
 
