@@ -82,8 +82,9 @@ Result<Fd> connect_unix(std::string_view name) {
 
 Result<Fd> accept_unix(int listener) {
   Fd fd(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
-  if (!fd) return fail(Code::kUnavailable, fmt::format("unix socket: accept: {}", std::strerror(errno)));
-  return fd;
+  if (fd) return fd;
+  const Code code = errno == EMFILE || errno == ENFILE ? Code::kExhausted : Code::kUnavailable;
+  return fail(code, fmt::format("unix socket: accept: {}", std::strerror(errno)));
 }
 
 Result<PeerCredentials> peer_credentials(int fd) {

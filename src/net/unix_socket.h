@@ -19,7 +19,7 @@ inline constexpr size_t kUnixNameBytesMax = 107;  // sun_path less its terminato
 // is kUnavailable. The listener is non-blocking; the connection is blocking.
 Result<Fd> listen_unix(std::string_view name);
 Result<Fd> connect_unix(std::string_view name);
-Result<Fd> accept_unix(int listener);  // kUnavailable when nobody waits
+Result<Fd> accept_unix(int listener);  // kUnavailable: nobody waits; kExhausted: no free descriptor
 
 struct PeerCredentials {
   int pid = 0;

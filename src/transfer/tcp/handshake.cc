@@ -17,6 +17,7 @@ namespace {
 
 constexpr std::string_view kRoleP = "baton hand-over 1 P";
 constexpr std::string_view kRoleD = "baton hand-over 1 D";
+constexpr uint64_t kKeyLocalListener = (uint64_t{1} << 62) + 2;
 constexpr uint64_t kKeyVisitors = (uint64_t{1} << 62) + 3;
 constexpr uint64_t kKeyArena = uint64_t{1} << 61;
 constexpr size_t kVisitorsMax = 2 * kConnectionsMax;
@@ -186,6 +187,7 @@ void SocketMover::be_up(Connection& connection) {
 
 void SocketMover::accept_local() {
   auto fd = net::accept_unix(local_listener_.get());
+  if (!fd && fd.error().code == Code::kExhausted) return rest(local_listener_.get(), kKeyLocalListener);
   if (!fd || visitors_.size() >= kVisitorsMax) return;
   fcntl(fd->get(), F_SETFL, O_NONBLOCK);
   const uint64_t id = next_visitor_++;

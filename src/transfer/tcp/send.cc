@@ -21,7 +21,7 @@ void SocketMover::post(Connection& connection, const Message& message) {
 }
 
 Result<void> SocketMover::write(Connection& connection) {
-  if (connection.phase == Phase::kConnecting) return {};
+  if (connection.phase <= Phase::kConnecting) return {};
   size_t turn = 0;
   bool blocked = false;
   while (!blocked && turn < kTurnBytes) {

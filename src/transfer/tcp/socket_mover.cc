@@ -1,5 +1,6 @@
 #include "transfer/tcp/socket_mover.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
@@ -11,6 +12,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <iterator>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -47,6 +49,7 @@ Result<std::unique_ptr<SocketMover>> SocketMover::create(SocketMoverConfig confi
   if (!mover->epoll_ || !mover->wake_)
     return fail(Code::kIo, fmt::format("transfer: epoll: {}", std::strerror(errno)));
   mover->watch(mover->wake_.get(), kKeyWake, false, true);
+  mover->resolver_.emplace(net::Fd(fcntl(mover->wake_.get(), F_DUPFD_CLOEXEC, 0)), mover->config_.lookup);
   mover->now_ = mover->clock_.now();
   const SocketMoverConfig& settings = mover->config_;
   if (!settings.listen) return mover;
@@ -84,31 +87,75 @@ void SocketMover::run(Connect& command) {
   auto connection = std::make_unique<Connection>();
   connection->id = command.peer;
   connection->name = net::to_string(net::Address{command.host, command.port});
-  connection->phase = Phase::kConnecting;
+  connection->host = command.host;
+  connection->port = command.port;
+  connection->phase = Phase::kResolving;
   now_ = clock_.now();
   connection->began = connection->last_received = connection->last_sent = now_;
   Connection& kept = *connections_.emplace(command.peer, std::move(connection)).first->second;
-  if (auto opened = open_connection(kept, command.host, command.port); !opened)
-    lose(command.peer, opened.error());
+  if (const auto literal = net::literal_endpoint(command.host, command.port)) {
+    kept.endpoints.push_back(*literal);
+    if (auto opened = open_next(kept); !opened) lose(command.peer, opened.error());
+  } else if (auto asked = resolver_->ask(command.host); !asked) {
+    lose(command.peer, asked.error());
+  }
 }
 
-// Names are resolved here and may make this thread wait; hosts in kv_transfer_params are addresses.
-Result<void> SocketMover::open_connection(Connection& connection, const std::string& host, uint16_t port) {
-  std::optional<net::Endpoint> endpoint = net::literal_endpoint(host, port);
-  if (!endpoint) {
-    TRY(const auto found, net::resolve({host, port}));
-    endpoint = found.front();
+void SocketMover::take_names() {
+  for (const net::Resolver::Answer& answer : resolver_->take_answers()) {
+    std::vector<std::pair<PeerId, Error>> dead;
+    for (auto& [id, connection] : connections_) {
+      if (connection->phase != Phase::kResolving || connection->host != answer.host) continue;
+      if (!answer.endpoints) {
+        dead.emplace_back(id, answer.endpoints.error());
+        continue;
+      }
+      for (net::Endpoint endpoint : *answer.endpoints) {
+        endpoint.set_port(connection->port);
+        connection->endpoints.push_back(endpoint);
+      }
+      if (auto opened = open_next(*connection); !opened) dead.emplace_back(id, opened.error());
+    }
+    for (auto& [id, error] : dead) lose(id, std::move(error));
   }
-  connection.fd.reset(socket(endpoint->family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  if (!connection.fd)
-    return fail(Code::kIo, fmt::format("{}: socket: {}", connection.name, std::strerror(errno)));
+}
+
+// The next address of the host at which a connection can at least begin.
+Result<void> SocketMover::open_next(Connection& connection) {
+  Result<void> opened = fail(Code::kUnavailable, "no address");
+  while (!opened && !connection.endpoints.empty()) {
+    const net::Endpoint endpoint = connection.endpoints.front();
+    connection.endpoints.pop_front();
+    opened = open_connection(connection, endpoint);
+  }
+  return opened;
+}
+
+Result<void> SocketMover::open_connection(Connection& connection, const net::Endpoint& endpoint) {
+  connection.phase = Phase::kConnecting;
+  connection.fd.reset(socket(endpoint.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!connection.fd) return fail(Code::kIo, fmt::format("socket: {}", std::strerror(errno)));
   net::set_no_delay(connection.fd.get());
-  const int done = connect(connection.fd.get(), endpoint->data(), endpoint->size);
+  const int done = connect(connection.fd.get(), endpoint.data(), endpoint.size);
   if (done != 0 && errno != EINPROGRESS)
-    return fail(Code::kUnavailable, fmt::format("{}: connect: {}", connection.name, std::strerror(errno)));
+    return fail(Code::kUnavailable, fmt::format("connect: {}", std::strerror(errno)));
   watch(connection.fd.get(), value(connection.id), true, true);
   connection.wants_write = true;
   return {};
+}
+
+void SocketMover::serve_connecting(Connection& connection, uint32_t events) {
+  int error = 0;
+  socklen_t size = sizeof(error);
+  getsockopt(connection.fd.get(), SOL_SOCKET, SO_ERROR, &error, &size);
+  if (error != 0) {
+    if (open_next(connection)) return;
+    return lose(connection.id, {Code::kUnavailable, fmt::format("connect: {}", std::strerror(error))});
+  }
+  if ((events & EPOLLOUT) == 0) return;
+  connection.wants_write = false;
+  watch(connection.fd.get(), value(connection.id), false, false);
+  say_hello(connection);
 }
 
 void SocketMover::run(Send& command) {
@@ -190,10 +237,12 @@ void SocketMover::lose(PeerId peer, Error error) {
 void SocketMover::accept_peers() {
   for (size_t i = 0; i < kAcceptsAtOnce; ++i) {
     net::Fd fd(accept4(listener_->fd.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (!fd && (errno == EMFILE || errno == ENFILE)) return rest(listener_->fd.get(), kKeyListener);
     if (!fd) return;
-    if (connections_.size() >= kConnectionsMax) {
+    const auto accepted = std::distance(connections_.lower_bound(PeerId{kAcceptedPeers}), connections_.end());
+    if (static_cast<size_t>(accepted) >= config_.accepted_max) {
       log_warning("transfer", fmt::format("{} connections, expected at most that many: one more is refused",
-                                          kConnectionsMax));
+                                          config_.accepted_max));
       continue;
     }
     net::set_no_delay(fd.get());
@@ -205,6 +254,14 @@ void SocketMover::accept_peers() {
     watch(connection->fd.get(), value(connection->id), false, true);
     connections_.emplace(connection->id, std::move(connection));
   }
+}
+
+// Without a free descriptor who waits at a listener cannot be accepted, and the listener stays ready: not to
+// be asked again and again, it is not watched for a while.
+void SocketMover::rest(int listener, uint64_t key) {
+  log_warning("transfer", "no free file descriptor for one more connection: it has to wait");
+  epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, listener, nullptr);
+  resting_.push_back({listener, key, now_ + kRest});
 }
 
 std::vector<MoverEvent> SocketMover::poll(Duration timeout) {
@@ -226,6 +283,7 @@ std::vector<MoverEvent> SocketMover::poll(Duration timeout) {
   now_ = clock_.now();
   for (int i = 0; i < count; ++i)
     serve(ready[static_cast<size_t>(i)].data.u64, ready[static_cast<size_t>(i)].events);
+  take_names();
   copy_local();
   check_times();
   flush();
@@ -247,17 +305,7 @@ void SocketMover::serve(uint64_t key, uint32_t events) {
   Connection* const connection = find(peer);
   if (connection == nullptr) return;
   if (is_arena) return take_arena(*connection);
-  if (connection->phase == Phase::kConnecting) {
-    int error = 0;
-    socklen_t size = sizeof(error);
-    getsockopt(connection->fd.get(), SOL_SOCKET, SO_ERROR, &error, &size);
-    if (error != 0) return lose(peer, {Code::kUnavailable, fmt::format("connect: {}", std::strerror(error))});
-    if ((events & EPOLLOUT) == 0) return;
-    connection->wants_write = false;
-    watch(connection->fd.get(), value(peer), false, false);
-    say_hello(*connection);
-    return;
-  }
+  if (connection->phase == Phase::kConnecting) return serve_connecting(*connection, events);
   if ((events & EPOLLOUT) != 0) {
     if (auto written = write(*connection); !written) return lose(peer, written.error());
   }
@@ -279,8 +327,10 @@ void SocketMover::check_times() {
   for (auto& [id, connection] : connections_) {
     if (connection->phase != Phase::kUp) {
       if (now_ - connection->began > config_.handshake_max) {
-        dead.emplace_back(id, Error{Code::kTimeout,
-                                    fmt::format("no handshake within {} s", seconds(config_.handshake_max))});
+        const bool is_resolving = connection->phase == Phase::kResolving;
+        dead.emplace_back(
+            id, Error{Code::kTimeout, fmt::format("no {} within {} s", is_resolving ? "address" : "handshake",
+                                                  seconds(config_.handshake_max))});
       }
       continue;
     }
@@ -297,6 +347,11 @@ void SocketMover::check_times() {
     }
   }
   for (auto& [id, error] : dead) lose(id, std::move(error));
+  std::erase_if(resting_, [&](const Resting& one) {
+    if (now_ < one.until) return false;
+    watch(one.listener, one.key, false, true);
+    return true;
+  });
   std::erase_if(visitors_, [&](const auto& entry) {
     return !entry.second.served && now_ - entry.second.began > config_.handshake_max;
   });

@@ -25,6 +25,7 @@
 #include "net/address.h"
 #include "net/fd.h"
 #include "net/peer_auth.h"
+#include "net/resolver.h"
 #include "net/socket.h"
 #include "transfer/grant.h"
 #include "transfer/local/copier.h"
@@ -32,8 +33,9 @@
 
 namespace baton::transfer::tcp {
 
-inline constexpr size_t kConnectionsMax = 256;           // accepted; further ones are closed at once
-inline constexpr size_t kWindowBytes = size_t{8} << 20;  // KV bytes of a transfer on their way
+inline constexpr size_t kConnectionsMax = 256;  // accepted; further ones are closed at once
+inline constexpr Duration kRest = std::chrono::milliseconds(100);  // of a listener without free descriptors
+inline constexpr size_t kWindowBytes = size_t{8} << 20;            // KV bytes of a transfer on their way
 inline constexpr size_t kAckEveryBytes = size_t{1} << 20;
 inline constexpr size_t kOutgoingBytesMax = size_t{16} << 20;  // messages that wait for a peer
 inline constexpr size_t kTurnBytes = size_t{1} << 20;          // read or written for one connection at a time
@@ -46,7 +48,9 @@ struct SocketMoverConfig {
   TransportChoice choice = TransportChoice::kAuto;
   Duration heartbeat = std::chrono::milliseconds(250);
   Duration silence_max = std::chrono::seconds(1);    // without a byte a peer is dead
-  Duration handshake_max = std::chrono::seconds(2);  // connecting included
+  Duration handshake_max = std::chrono::seconds(2);  // resolving and connecting included
+  size_t accepted_max = kConnectionsMax;
+  net::Resolver::Lookup lookup = net::resolve;
 };
 
 // This host's boot id; empty where the kernel does not tell: then nothing is local.
@@ -66,7 +70,17 @@ class SocketMover final : public KvMover {
 
  private:
   // In the order of the handshake.
-  enum class Phase : uint8_t { kConnecting, kHello, kChallenge, kProof, kWelcome, kArena, kReady, kUp };
+  enum class Phase : uint8_t {
+    kResolving,
+    kConnecting,
+    kHello,
+    kChallenge,
+    kProof,
+    kWelcome,
+    kArena,
+    kReady,
+    kUp
+  };
   enum class Reading : uint8_t { kHead, kBody, kKvHead, kKvBytes };
 
   // P: a Push that is being sent.
@@ -90,6 +104,9 @@ class SocketMover final : public KvMover {
     net::Fd fd;
     net::Fd local_fd;  // D: to P's Unix socket, kept so that its end is seen
     std::string name;  // "host:port"
+    std::string host;  // D: as it was asked for
+    uint16_t port = 0;
+    std::deque<net::Endpoint> endpoints;  // D: of that host, not tried yet
     Phase phase = Phase::kHello;
     Time began;
     Time last_received;
@@ -139,8 +156,12 @@ class SocketMover final : public KvMover {
   void run(Push& command);
   void run(StopPush& command);
   void run(Close& command);
-  Result<void> open_connection(Connection& connection, const std::string& host, uint16_t port);
+  void take_names();
+  Result<void> open_next(Connection& connection);
+  Result<void> open_connection(Connection& connection, const net::Endpoint& endpoint);
+  void serve_connecting(Connection& connection, uint32_t events);
   void accept_peers();
+  void rest(int listener, uint64_t key);
   void serve(uint64_t key, uint32_t events);
   void check_times();
   void flush();
@@ -190,9 +211,16 @@ class SocketMover final : public KvMover {
   Time last_poll_ = kNever;
   net::Fd epoll_;
   net::Fd wake_;
+  std::optional<net::Resolver> resolver_;
   std::optional<net::Listener> listener_;
   net::Fd local_listener_;
   std::string local_name_;
+  struct Resting {
+    int listener = -1;
+    uint64_t key = 0;
+    Time until;
+  };
+  std::vector<Resting> resting_;
   std::map<uint64_t, LocalVisitor> visitors_;
   uint64_t next_visitor_ = 0;
   uint64_t next_accepted_ = kAcceptedPeers;
