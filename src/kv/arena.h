@@ -20,7 +20,14 @@
 
 namespace baton::kv {
 
-class KvArena {
+// Of each block of an arena: whose bytes they are, in the sense that a change tells of another owner.
+class BlockEpochs {
+ public:
+  virtual ~BlockEpochs() = default;
+  virtual uint32_t epoch(BlockId block) const = 0;
+};
+
+class KvArena final : public BlockEpochs {
  public:
   // Reserves `blocks` zeroed blocks (pages are faulted in on first touch). kExhausted names bytes wanted and
   // available; kInvalid names the layout field.
@@ -30,7 +37,7 @@ class KvArena {
   // `owner` and the file is sealed against shrinking (F_SEAL_SHRINK), so that no read can ever SIGBUS.
   static Result<std::unique_ptr<KvArena>> map_peer(int fd, const KvLayout& layout, Incarnation owner);
 
-  ~KvArena();
+  ~KvArena() override;
   KvArena(const KvArena&) = delete;
   KvArena& operator=(const KvArena&) = delete;
 
@@ -44,7 +51,7 @@ class KvArena {
   std::span<const std::byte> at(uint32_t layer, BlockId block) const;
 
   // The epoch of a block. bump_epoch is the owner's: called before the block's bytes may change hands.
-  uint32_t epoch(BlockId block) const;
+  uint32_t epoch(BlockId block) const override;
   void bump_epoch(BlockId block);
 
   // Faults every page in, so that no step pays for it (--warmup).

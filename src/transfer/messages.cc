@@ -224,7 +224,7 @@ void read(Reader& /*in*/, Ping& /*m*/) {}
 
 constexpr std::array<const char*, std::variant_size_v<Message>> kNames = {
     "Hello",   "Challenge",     "Proof",         "Welcome", "Refused", "Renew",
-    "Landing", "Ack",           "Taken",         "Release", "Renewed", "Announce",
+    "Landing", "Ack",           "Taken",         "ReleaseHandover", "Renewed", "Announce",
     "Pushed",  "AbortTransfer", "HandoverEnded", "Ping",    "Ready"};
 
 // The alternatives of Message stand in the order of FrameKind, which begins at 1.

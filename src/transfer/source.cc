@@ -7,14 +7,15 @@
 
 namespace baton::transfer {
 
-Source::Source(HandoverConfig config, const kv::KvArena& arena) : config_(config), arena_(arena) {}
+Source::Source(HandoverConfig config, const kv::KvLayout& layout, const kv::BlockEpochs& epochs)
+    : config_(config), layout_(layout), epochs_(epochs) {}
 
 void Source::hold(Hold hold, Time now) {
   CHECK(!held_.contains(hold.id), "hand-over {} is held twice", hold.id.hex());
-  CHECK(hold.tokens > 0 && hold.blocks.size() == arena_.layout().blocks_for(hold.tokens),
-        "{} blocks for {} tokens", hold.blocks.size(), hold.tokens);
+  CHECK(hold.tokens > 0 && hold.blocks.size() == layout_.blocks_for(hold.tokens), "{} blocks for {} tokens",
+        hold.blocks.size(), hold.tokens);
   Held held;
-  for (const BlockId block : hold.blocks) held.epochs.push_back(arena_.epoch(block));
+  for (const BlockId block : hold.blocks) held.epochs.push_back(epochs_.epoch(block));
   held.since = now;
   held.lease_until = now + config_.lease;
   held_blocks_ += hold.blocks.size();
@@ -123,7 +124,7 @@ Result<void> Source::check_landing(PeerId peer, const Landing& landing, const He
 }
 
 kv::Move Source::move_to(PeerId peer, const Landing& landing) const {
-  return kv::move_of(landing.tokens_present, landing.tokens_total, arena_.layout().block_tokens,
+  return kv::move_of(landing.tokens_present, landing.tokens_total, layout_.block_tokens,
                      peers_.at(peer).layout.block_tokens);
 }
 
@@ -148,10 +149,10 @@ void Source::on_landing(PeerId peer, const Landing& landing, Time now) {
   held.lease_until = now + config_.lease;
   held.move_until = now + landing.deadline;
   moving_.emplace(landing.transfer, landing.handover);
-  const auto first = static_cast<ptrdiff_t>(landing.tokens_present / arena_.layout().block_tokens);
+  const auto first = static_cast<ptrdiff_t>(landing.tokens_present / layout_.block_tokens);
   commands_.emplace_back(Push{.peer = peer,
                               .transfer = landing.transfer,
-                              .layers = {0, arena_.layout().layers},
+                              .layers = {0, layout_.layers},
                               .source = {held.hold.blocks.begin() + first, held.hold.blocks.end()},
                               .epochs = {held.epochs.begin() + first, held.epochs.end()},
                               .move = move_to(peer, landing),
@@ -228,6 +229,27 @@ std::vector<HeldSnapshot> Source::snapshot() const {
                    .expires_at = std::min(held.lease_until, held.move_until)});
   }
   return all;
+}
+
+void Source::write_state(Writer& to, Time now) const {
+  for (const auto& [id, held] : held_) {
+    to.raw(id.bytes);
+    to.number(static_cast<uint8_t>(held.state));
+    to.number(value(held.peer));
+    for (size_t i = 0; i < held.epochs.size(); ++i) {
+      to.number(index(held.hold.blocks[i]));
+      to.number(held.epochs[i]);
+    }
+    to.number(held.hold.tokens);
+    to.text(held.hold.prompt_hash, kTextBytesMax);
+    for (const std::byte byte : encode(Message(held.landing))) to.number(static_cast<uint8_t>(byte));
+    for (const Time time : {held.lease_until, held.move_until})
+      to.number(time == kNever ? time.since_start.count() : (time - now).count());
+  }
+  for (const auto& [id, identity] : peers_) {
+    to.number(value(id));
+    to.raw(identity.incarnation.bytes);
+  }
 }
 
 }  // namespace baton::transfer

@@ -1,6 +1,6 @@
 // P's side of the hand-over: which prefills are held for whom, until when. A state machine without I/O,
 // owned by the engine thread: events and times go in, commands for the mover and blocks for the engine come
-// out. Its table of states, events and actions is docs/handover-states.md.
+// out. Its table of states, events and actions is docs/handover.md.
 //
 // A held block is read by the mover of this process (tcp) or by the peer itself (local), never written. Its
 // blocks may be given back while somebody still reads: the engine bumps their epochs when they change owner,
@@ -18,6 +18,7 @@
 #include "kv/arena.h"
 #include "transfer/handover_config.h"
 #include "transfer/mover.h"
+#include "transfer/wire.h"
 
 namespace baton::transfer {
 
@@ -78,8 +79,9 @@ struct ReleasedHold {
 
 class Source {
  public:
-  // `arena`: where held blocks lie; their epochs are read when they are held.
-  Source(HandoverConfig config, const kv::KvArena& arena);
+  // `layout` and `epochs` are those of the arena where held blocks lie; epochs are read when blocks are held.
+  Source(HandoverConfig config, const kv::KvLayout& layout, const kv::BlockEpochs& epochs);
+  Source(HandoverConfig config, const kv::KvArena& arena) : Source(config, arena.layout(), arena) {}
 
   // Takes over `blocks`, which hold the KV of `tokens` positions, block after block. They come back in
   // take_released() exactly once. CHECKs that `id` is not held and that the counts agree.
@@ -105,6 +107,9 @@ class Source {
   size_t size() const { return held_.size(); }
   size_t held_blocks() const { return held_blocks_; }
   std::vector<HeldSnapshot> snapshot() const;
+  // Everything that decides what comes next, times as seen from `now`: sources that write the same behave the
+  // same. For those who explore states; what was not taken yet is left out.
+  void write_state(Writer& to, Time now) const;
 
  private:
   struct Held {
@@ -130,7 +135,8 @@ class Source {
   void send(PeerId peer, Message message);
 
   HandoverConfig config_;
-  const kv::KvArena& arena_;
+  kv::KvLayout layout_;
+  const kv::BlockEpochs& epochs_;
   HeldMap held_;
   size_t held_blocks_ = 0;
   std::map<PeerId, Identity> peers_;

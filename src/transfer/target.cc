@@ -11,7 +11,8 @@ constexpr size_t kFarewellsMax = 4096;  // per peer that is not up yet; beyond i
 
 }  // namespace
 
-Target::Target(HandoverConfig config, const kv::KvArena& arena) : config_(config), arena_(arena) {}
+Target::Target(HandoverConfig config, const kv::KvLayout& layout, const kv::BlockEpochs& epochs)
+    : config_(config), layout_(layout), epochs_(epochs) {}
 
 Target::Peer& Target::peer_at(const std::string& host, uint16_t port, Time now) {
   for (auto& [id, peer] : peers_) {
@@ -79,9 +80,8 @@ void Target::land(TransferId id, std::vector<BlockId> blocks, uint32_t tokens_pr
     tell(transfer.peer, Taken{transfer.expected.handover, id});
     return finish(at, std::nullopt, 0, now);
   }
-  const kv::KvLayout& layout = arena_.layout();
-  CHECK(tokens_present % layout.block_tokens == 0 && blocks.size() + tokens_present / layout.block_tokens ==
-                                                         layout.blocks_for(transfer.expected.tokens),
+  CHECK(tokens_present % layout_.block_tokens == 0 && blocks.size() + tokens_present / layout_.block_tokens ==
+                                                          layout_.blocks_for(transfer.expected.tokens),
         "{} blocks after {} of {} tokens", blocks.size(), tokens_present, transfer.expected.tokens);
   transfer.landing.emplace(std::move(blocks), tokens_present);
   if (transfer.state == TransferState::kWaiting) start_moving(transfer, now);
@@ -91,12 +91,12 @@ void Target::start_moving(Transfer& transfer, Time now) {
   const auto& [blocks, tokens_present] = *transfer.landing;
   const Expected& expected = transfer.expected;
   std::vector<uint32_t> epochs;
-  for (const BlockId block : blocks) epochs.push_back(arena_.epoch(block));
+  for (const BlockId block : blocks) epochs.push_back(epochs_.epoch(block));
   transfer.state = TransferState::kMoving;
   transfer.since = now;
   const kv::Move move =
       kv::move_of(tokens_present, expected.tokens, peers_.at(transfer.peer).identity->layout.block_tokens,
-                  arena_.layout().block_tokens);
+                  layout_.block_tokens);
   commands_.emplace_back(AllowStores{transfer.peer, expected.transfer, blocks, std::move(epochs), move});
   tell(transfer.peer, Landing{.transfer = expected.transfer,
                               .handover = expected.handover,
@@ -295,6 +295,36 @@ std::vector<TransferSnapshot> Target::snapshot() const {
                    .until = transfer.expected.deadline});
   }
   return all;
+}
+
+void Target::write_state(Writer& to, Time now) const {
+  to.number(next_peer_);
+  for (const auto& [id, transfer] : transfers_) {
+    to.raw(id.bytes);
+    to.raw(transfer.expected.handover.bytes);
+    to.raw(transfer.expected.incarnation.bytes);
+    to.number(static_cast<uint8_t>(transfer.state));
+    to.number(value(transfer.peer));
+    for (const BlockId block : transfer.landing ? transfer.landing->first : std::vector<BlockId>{})
+      to.number(index(block));
+    to.number(transfer.landing ? transfer.landing->second : UINT32_MAX);
+    to.number(transfer.lease.count());
+    to.number(static_cast<uint8_t>(transfer.error ? transfer.error->code : Code::kInvalid));
+    for (const Time time : {transfer.expected.deadline, transfer.renew_at, transfer.stop_again_at})
+      to.number(time == kNever ? time.since_start.count() : (time - now).count());
+  }
+  for (const auto& [id, peer] : peers_) {
+    to.number(value(id));
+    to.text(peer.host, kTextBytesMax);
+    to.number(peer.port);
+    to.raw(peer.identity.value_or(Identity{}).incarnation.bytes);
+    to.number(static_cast<uint8_t>(peer.identity.has_value()));
+    to.number(peer.transfers);
+    to.number(peer.transfers == 0 ? (peer.idle_since - now).count() : 0);
+    for (const Message& message : peer.farewells) {
+      for (const std::byte byte : encode(message)) to.number(static_cast<uint8_t>(byte));
+    }
+  }
 }
 
 }  // namespace baton::transfer

@@ -1,6 +1,6 @@
 // D's side of the hand-over: from the moment a request with a remote prefill is queued until its KV has
 // landed or cannot. A state machine without I/O, owned by the engine thread. Its table of states, events and
-// actions is docs/handover-states.md.
+// actions is docs/handover.md.
 //
 // Every expected transfer ends in exactly one outcome. Blocks given to land() are the engine's again only
 // with that outcome: then no store into them can come.
@@ -19,6 +19,7 @@
 #include "kv/arena.h"
 #include "transfer/handover_config.h"
 #include "transfer/mover.h"
+#include "transfer/wire.h"
 
 namespace baton::transfer {
 
@@ -77,8 +78,10 @@ struct TransferSnapshot {
 
 class Target {
  public:
-  // `arena`: where target blocks lie; their epochs are read when they are granted.
-  Target(HandoverConfig config, const kv::KvArena& arena);
+  // `layout` and `epochs` are those of the arena where target blocks lie; epochs are read when blocks are
+  // granted.
+  Target(HandoverConfig config, const kv::KvLayout& layout, const kv::BlockEpochs& epochs);
+  Target(HandoverConfig config, const kv::KvArena& arena) : Target(config, arena.layout(), arena) {}
 
   // Connects, and renews P's lease from now on. CHECKs that the transfer id is new and the deadline finite.
   void expect(Expected expected, Time now);
@@ -103,6 +106,9 @@ class Target {
   size_t size() const { return transfers_.size(); }
   bool is_expected(TransferId transfer) const { return transfers_.contains(transfer); }
   std::vector<TransferSnapshot> snapshot() const;
+  // Everything that decides what comes next, times as seen from `now`: targets that write the same behave the
+  // same. For those who explore states; what was not taken yet is left out.
+  void write_state(Writer& to, Time now) const;
 
  private:
   struct Transfer {
@@ -142,7 +148,8 @@ class Target {
   std::string describe(const Transfer& transfer) const;
 
   HandoverConfig config_;
-  const kv::KvArena& arena_;
+  kv::KvLayout layout_;
+  const kv::BlockEpochs& epochs_;
   TransferMap transfers_;
   PeerMap peers_;
   uint64_t next_peer_ = 1;

@@ -1,0 +1,102 @@
+// Tries every order in which the events of a small world (testing_world.h) can happen, up to a number of
+// faults, timers and events, and holds the two shipped machines to their promises in each state: no store
+// lands in a block that has another owner, what lands is what was held, blocks come back exactly once, each
+// request ends in exactly one outcome, no wait lacks a deadline.
+//
+// BATON_EXPLORER_DEEP=1 goes further: minutes instead of seconds, for `./dev soak`.
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "transfer/testing_world.h"
+
+namespace baton::transfer::explorer {
+namespace {
+
+class Explorer {
+ public:
+  // False at the first broken promise.
+  bool explore(const World& world, int left) {
+    const std::vector<Choice> choices = left > 0 ? world.choices() : std::vector<Choice>{};
+    if (choices.empty()) return drains(world);
+    for (const Choice choice : choices) {
+      World next(world);
+      next.apply(choice);
+      ++transitions;
+      path_.push_back(choice);
+      if (!next.violation.empty()) return report(next);
+      // Seen before with at least as many events to go: nothing new can come of it.
+      const auto [seen, is_new] = states.try_emplace(next.key(), left - 1);
+      if (is_new || seen->second < left - 1) {
+        seen->second = left - 1;
+        if (!explore(next, left - 1)) return false;
+      }
+      path_.pop_back();
+    }
+    return true;
+  }
+
+  std::unordered_map<uint64_t, int> states;  // and with how many events to go each was reached
+  size_t transitions = 0;
+
+ private:
+  // Every order leads to a state in which this is asked, so whatever happens comes to an end.
+  bool drains(const World& world) {
+    World next(world);
+    next.drain();
+    return next.violation.empty() || report(next);
+  }
+  bool report(const World& world) {
+    std::string trace;
+    for (const Choice choice : path_) trace += fmt::format("\n  {} ({})", kind_name(choice.kind), choice.at);
+    ADD_FAILURE() << world.violation << " after" << trace;
+    return false;
+  }
+
+  std::vector<Choice> path_;
+};
+
+struct Row {
+  const char* name;
+  Bounds bounds;
+  size_t states_min;
+};
+
+void print_row(const Row& row, const Explorer& explorer) {
+  const Bounds& bounds = row.bounds;
+  fmt::print("{}: {} requests, up to {} faults, {} timers and {} events: {} states, {} transitions\n",
+             row.name, bounds.requests, bounds.faults, bounds.ticks, bounds.depth, explorer.states.size(),
+             explorer.transitions);
+}
+
+class Interleavings : public testing::TestWithParam<Row> {};
+
+TEST_P(Interleavings, KeepEveryPromise) {
+  const Row& row = GetParam();
+  Explorer explorer;
+  explorer.explore(World(row.bounds), row.bounds.depth);
+  print_row(row, explorer);
+  EXPECT_GE(explorer.states.size(), row.states_min);
+}
+
+std::vector<Row> rows() {
+  if (std::getenv("BATON_EXPLORER_DEEP") != nullptr) {
+    return {{"tcp", {.local = false, .requests = 1, .faults = 3, .ticks = 1, .depth = 40}, 150'000},
+            {"local", {.local = true, .requests = 1, .faults = 3, .ticks = 1, .depth = 40}, 100'000},
+            {"tcp_reuse", {.local = false, .requests = 2, .faults = 1, .ticks = 1, .depth = 40}, 100'000},
+            {"local_reuse", {.local = true, .requests = 2, .faults = 1, .ticks = 1, .depth = 40}, 100'000}};
+  }
+  return {{"tcp", {.local = false, .requests = 1, .faults = 2, .ticks = 1, .depth = 13}, 65'000},
+          {"local", {.local = true, .requests = 1, .faults = 2, .ticks = 1, .depth = 13}, 49'000},
+          {"tcp_reuse", {.local = false, .requests = 2, .faults = 1, .ticks = 0, .depth = 26}, 30'000},
+          {"local_reuse", {.local = true, .requests = 2, .faults = 1, .ticks = 0, .depth = 26}, 21'000}};
+}
+
+INSTANTIATE_TEST_SUITE_P(Explorer, Interleavings, testing::ValuesIn(rows()),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+}  // namespace
+}  // namespace baton::transfer::explorer
