@@ -11,7 +11,7 @@ namespace baton::kernels {
 namespace {
 
 constexpr size_t kReadBytes = 256UL << 20;
-constexpr size_t kChunkBytes = 1UL << 20;
+constexpr size_t kChunkBytes = 256UL << 10;  // as a task of linear.cc
 constexpr size_t kSpinSteps = 20'000;
 constexpr size_t kSpinsPerThread = 8;
 

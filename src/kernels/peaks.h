@@ -8,7 +8,7 @@
 namespace baton::kernels {
 
 struct Peaks {
-  double read_bytes_per_s = 0;  // sum of a buffer far larger than the caches, sequential per thread
+  double read_bytes_per_s = 0;  // sum of a buffer far larger than the caches, four streams per thread
   double copy_bytes_per_s = 0;  // memcpy between such buffers; bytes copied, counted once
   double bf16_flop_per_s =
       0;                      // bf16 pair products from registers as the ISA does them (VDPBF16PS, else FMAs)

@@ -166,6 +166,8 @@ struct Avx2Lanes {
     const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
   }
+  // a[0] + a[1], a[2] + a[3], ..., then the pairs of b.
+  static F add_neighbours(F a, F b) { return {pairs_of(a), pairs_of(b)}; }
   template <int kCount>
   static void sums(const F* a, float* out) {
     for (int i = 0; i < kCount; ++i) out[i] = sum(a[i]);
@@ -180,6 +182,10 @@ struct Avx2Lanes {
   static void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
  private:
+  static __m256 pairs_of(F a) {
+    const __m256d sums = _mm256_castps_pd(_mm256_hadd_ps(a.lo, a.hi));  // quarters of lo, hi, lo, hi
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(sums, 0xD8));
+  }
   static __m256 quad(const uint32_t* a, const uint32_t* b) {  // words 0-3 of a, then of b
     const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(a));
     const __m128i high = _mm_loadu_si128(reinterpret_cast<const __m128i*>(b));

@@ -129,6 +129,13 @@ struct Avx512Lanes {
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
   }
 
+  // a[0] + a[1], a[2] + a[3], ..., then the pairs of b.
+  static F add_neighbours(F a, F b) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    return _mm512_add_ps(_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, odd, b));
+  }
+
   // out[i] = sum(a[i]): the trees of several vectors at once, each step folding two vectors into one.
   template <int kCount>
   static void sums(const F* a, float* out) {

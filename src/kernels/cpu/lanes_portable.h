@@ -169,6 +169,13 @@ struct PortableLanes {
     }
     return a.v[0];
   }
+  // a[0] + a[1], a[2] + a[3], ..., then the pairs of b.
+  static F add_neighbours(F a, F b) {
+    return each([&](int i) {
+      const F& pair = i < 8 ? a : b;
+      return pair.v[2 * i % 16] + pair.v[(2 * i + 1) % 16];
+    });
+  }
   template <int kCount>
   static void sums(const F* a, float* out) {
     for (int i = 0; i < kCount; ++i) out[i] = sum(a[i]);

@@ -53,6 +53,9 @@ struct AttendBlock {
 
 inline constexpr size_t kQueryVectorsMax = 64;  // rows * group of an AttendBlock
 
+// How far ahead of itself a stream of memory asks for its bytes.
+inline constexpr size_t kStreamAheadBytes = 2048;
+
 struct Ops {
   void (*product)(const ProductBlock& block);
   void (*convert)(const void* x, DType x_type, void* y, DType y_type, size_t n);
@@ -82,7 +85,7 @@ struct Ops {
   // `steps` independent-chain dot or fma steps in registers; returns the flop done. For peaks.
   double (*spin_dot)(size_t steps, float* sink);
   double (*spin_fma)(size_t steps, float* sink);
-  // Reads n bytes (a multiple of 4096) once, in order; the result depends on all of them. For peaks.
+  // Reads n bytes (a multiple of 4096) once, as four streams; the result depends on all of them. For peaks.
   float (*read)(const std::byte* bytes, size_t n);
 };
 

@@ -46,14 +46,24 @@ double spin_fma(size_t steps, float* sink) {
   return static_cast<double>(steps) * kChains * 16 * 2;
 }
 
+// The fastest loop that was found: four streams far apart, each asked for a little ahead.
 template <class L>
 float read_bytes(const std::byte* bytes, size_t n) {
-  constexpr int kStreams = 8;
-  typename L::F acc[kStreams];
+  constexpr size_t kStreams = 4;
+  constexpr size_t kAtOnce = 8 * 16;  // floats of a stream before the next one's turn
+  typename L::F acc[8];
   for (auto& a : acc) a = L::zero();
   const float* p = reinterpret_cast<const float*>(bytes);
-  for (size_t i = 0; i + kStreams * 16 <= n / 4; i += kStreams * 16) {
-    for (size_t s = 0; s < kStreams; ++s) acc[s] = L::add(acc[s], L::load(p + i + s * 16));
+  const size_t apart = n / 4 / kStreams;
+  for (size_t i = 0; i + kAtOnce <= apart; i += kAtOnce) {
+    for (size_t s = 0; s < kStreams; ++s) {
+      const float* from = p + s * apart + i;
+#pragma clang loop unroll(full)
+      for (size_t v = 0; v < 8; ++v) {
+        L::prefetch_far(from + v * 16 + kStreamAheadBytes / sizeof(float));
+        acc[v] = L::add(acc[v], L::load(from + v * 16));
+      }
+    }
   }
   float total = 0;
   for (auto& a : acc) total += L::sum(a);

@@ -139,9 +139,12 @@ void store_row(const ProductBlock& b, size_t row, size_t col, size_t cols, float
   }
   const size_t at = row * b.y_stride + col;
   if (b.y_type == DType::kF32) {
-    __builtin_memcpy(static_cast<float*>(b.y) + at, sums, cols * sizeof(float));
+    float* y = static_cast<float*>(b.y) + at;
+    if (cols == 16) return L::store(y, L::load(sums));
+    __builtin_memcpy(y, sums, cols * sizeof(float));
     return;
   }
+  if (cols == 16) return L::store_bf16(static_cast<uint16_t*>(b.y) + at, L::load(sums));
   alignas(64) uint16_t rounded[16];
   L::store_bf16(rounded, L::load(sums));
   __builtin_memcpy(static_cast<uint16_t*>(b.y) + at, rounded, cols * sizeof(uint16_t));
@@ -243,73 +246,114 @@ void last_rows(const ProductBlock& b, size_t row) {
   }
 }
 
-// Weights of which each is used for a few rows only are read as one stream, a row of w after the other: the
-// hardware's prefetcher follows one stream to the full bandwidth, but not several rows a multiple of 1 KiB
-// apart.
-constexpr size_t kStreamSums = 16;  // columns x slices that are reduced together
+// Weights of which each is used for a few rows only are read as `kStreams` streams, a row of w after the
+// other in each: every stream has a prefetcher of the hardware to itself as long as the streams are many
+// pages apart (not so for neighbouring rows), and is asked for a little ahead, since those prefetchers stop
+// at page ends. kernels/peaks.h measures with the same pattern.
+constexpr size_t kLanes = 16;
+constexpr size_t kStreamSums =
+    4 * kLanes;  // columns x slices of a row and stream whose sums meet in one tree
+constexpr size_t kStreamUnroll = 4;
 
-// acc[r] = the elements [begin, end) of row r of x times those of w.
-template <class L, class Run, int kRows>
+// acc[r * kStreams + c] = the first n elements of row r of x times those at w[c] + from.
+template <class L, class Run, int kRows, int kStreams>
 [[gnu::always_inline]] inline void stream_slice(const typename Run::X* x, size_t x_stride,
-                                                const typename Run::W* w, size_t begin, size_t end,
-                                                typename L::F* acc) {
+                                                const typename Run::W* const (&w)[kStreams], size_t from,
+                                                size_t n, typename L::F* acc) {
 #pragma clang loop unroll(full)
-  for (int r = 0; r < kRows; ++r) acc[r] = L::zero();
-  size_t i = begin;
-  for (; i + Run::kRun <= end; i += Run::kRun) {
-    run_step<Run, kRows, 1>(
-        acc, [&](int r) { return Run::load_x(x + static_cast<size_t>(r) * x_stride + i); },
-        [&](int) { return Run::load_w(w + i); });
+  for (int a = 0; a < kRows * kStreams; ++a) acc[a] = L::zero();
+  const auto step = [&](size_t at) {
+    run_step<Run, kRows, kStreams>(
+        acc, [&](int r) { return Run::load_x(x + static_cast<size_t>(r) * x_stride + at); },
+        [&](int c) {
+          L::prefetch_far(w[c] + from + at + kStreamAheadBytes / sizeof(typename Run::W));
+          return Run::load_w(w[c] + from + at);
+        });
+  };
+  size_t i = 0;
+  for (; i + kStreamUnroll * Run::kRun <= n; i += kStreamUnroll * Run::kRun) {
+#pragma clang loop unroll(full)
+    for (size_t u = 0; u < kStreamUnroll; ++u) step(i + u * Run::kRun);
   }
-  if (i < end) {
-    run_step<Run, kRows, 1>(
-        acc, [&](int r) { return Run::load_x(x + static_cast<size_t>(r) * x_stride + i, end - i); },
-        [&](int) { return Run::load_w(w + i, end - i); });
+  for (; i + Run::kRun <= n; i += Run::kRun) step(i);
+  if (i < n) {
+    run_step<Run, kRows, kStreams>(
+        acc, [&](int r) { return Run::load_x(x + static_cast<size_t>(r) * x_stride + i, n - i); },
+        [&](int c) { return Run::load_w(w[c] + from + i, n - i); });
   }
 }
 
-// sums[column * slices + slice] -> sums[column]: the binary tree of neighbours.
-inline void add_slices(size_t slices, float* sums) {
-  for (size_t n = kStreamSums; slices > 1; slices /= 2) {
+// sums[column * slices + slice] -> sums[column], for n sums: the binary tree of neighbours.
+template <class L>
+void add_slices(size_t slices, size_t n, float* sums) {
+  for (; slices > 1; slices /= 2) {
     n /= 2;
-    for (size_t i = 0; i < n; ++i) sums[i] = sums[2 * i] + sums[2 * i + 1];
-  }
-}
-
-// `cols` columns, at most kStreamSums / slices.
-template <class L, class Run, int kRows>
-[[gnu::noinline]] void stream_tile(const ProductBlock& b, size_t row, size_t col, size_t cols) {
-  using F = typename L::F;
-  const auto* x = static_cast<const typename Run::X*>(b.x) + row * b.x_stride;
-  const size_t width = b.k / b.slices;
-  F lanes[kRows][kStreamSums];
-  size_t n = 0;
-  for (size_t c = 0; c < cols; ++c) {
-    const auto* w = static_cast<const typename Run::W*>(b.w) + (col + c) * b.w_stride;
-    for (size_t s = 0; s < b.slices; ++s, ++n) {
-      F acc[kRows];
-      stream_slice<L, Run, kRows>(x, b.x_stride, w, s * width, (s + 1) * width, acc);
-#pragma clang loop unroll(full)
-      for (int r = 0; r < kRows; ++r) lanes[r][n] = acc[r];
+    for (size_t i = 0; i < n; i += kLanes) {
+      L::store(sums + i, L::add_neighbours(L::load(sums + 2 * i), L::load(sums + 2 * i + kLanes)));
     }
   }
-  for (; n < kStreamSums; ++n) {
-    for (int r = 0; r < kRows; ++r) lanes[r][n] = L::zero();
+}
+
+// `cols` columns, at most kStreamSums / slices, from each of the columns col, col + apart, ... on.
+template <class L, class Run, int kRows, int kStreams>
+[[gnu::noinline]] void stream_tile(const ProductBlock& b, size_t row, size_t col, size_t apart, size_t cols) {
+  constexpr int kCount = kRows * kStreams;
+  const auto* x = static_cast<const typename Run::X*>(b.x) + row * b.x_stride;
+  const typename Run::W* w[kStreams];
+#pragma clang loop unroll(full)
+  for (size_t c = 0; c < kStreams; ++c) {
+    w[c] = static_cast<const typename Run::W*>(b.w) + (col + c * apart) * b.w_stride;
   }
-  for (int r = 0; r < kRows; ++r) {
-    alignas(64) float sums[kStreamSums];
-    L::template sums<kStreamSums>(lanes[r], sums);
-    add_slices(b.slices, sums);
-    store_row<L>(b, row + static_cast<size_t>(r), col, cols, sums);
+  const size_t slices = b.slices;
+  const size_t width = b.k / slices;
+  const size_t count = cols * slices;
+  alignas(64) float sums[kCount][kStreamSums + kLanes];  // a vector more: the right half of a last pair
+  size_t slice = 0;
+  size_t from = 0;  // of the slice in w
+  for (size_t n = 0; n < count; n += kLanes) {
+    typename L::F lanes[kCount][kLanes];
+    for (size_t i = 0; i < kLanes; ++i) {
+      typename L::F acc[kCount];
+      if (n + i < count) {
+        stream_slice<L, Run, kRows, kStreams>(x + slice * width, b.x_stride, w, from, width, acc);
+        const bool wraps = ++slice == slices;
+        from += wraps ? width + b.w_stride - b.k : width;
+        if (wraps) slice = 0;
+      } else {
+#pragma clang loop unroll(full)
+        for (int a = 0; a < kCount; ++a) acc[a] = L::zero();
+      }
+#pragma clang loop unroll(full)
+      for (int a = 0; a < kCount; ++a) lanes[a][i] = acc[a];
+    }
+    for (int a = 0; a < kCount; ++a) L::template sums<kLanes>(lanes[a], sums[a] + n);
   }
+  for (size_t a = 0; a < kCount; ++a) {
+    L::store(sums[a] + (count + kLanes - 1) / kLanes * kLanes, L::zero());
+    add_slices<L>(slices, count, sums[a]);
+    const size_t first = col + a % kStreams * apart;
+    for (size_t c = 0; c < cols; c += kLanes) {
+      store_row<L>(b, row + a / kStreams, first + c, cols - c < kLanes ? cols - c : kLanes, sums[a] + c);
+    }
+  }
+}
+
+// Columns [begin, end) of kRows rows.
+template <class L, class Run, int kRows, int kStreams>
+void stream_columns(const ProductBlock& b, size_t row, size_t begin, size_t end) {
+  const size_t apart = (end - begin) / kStreams;
+  const size_t step = kStreamSums / b.slices;
+  for (size_t col = 0; col < apart; col += step) {
+    const size_t cols = apart - col < step ? apart - col : step;
+    stream_tile<L, Run, kRows, kStreams>(b, row, begin + col, apart, cols);
+  }
+  if constexpr (kStreams > 1) stream_columns<L, Run, kRows, 1>(b, row, begin + kStreams * apart, end);
 }
 
 template <class L, class Run, int kRows>
 void stream_rows(const ProductBlock& b, size_t row) {
-  const size_t step = kStreamSums / b.slices;
-  for (size_t col = 0; col < b.cols; col += step) {
-    stream_tile<L, Run, kRows>(b, row, col, b.cols - col < step ? b.cols - col : step);
-  }
+  constexpr int kStreams = kRows <= 2 ? 4 : 2;  // what the registers and the nearest cache hold
+  stream_columns<L, Run, kRows, kStreams>(b, row, 0, b.cols);
 }
 
 // Fewer rows than a tile has.
