@@ -78,4 +78,9 @@ class ObjectBytes {
   std::vector<std::unique_ptr<std::string>> owned_;  // texts given to set(); members_ points into them
 };
 
+// The elements of a JSON array as they were written, without the blanks around them; none if `array` is no
+// array or an empty one. Views into it. Its brackets must be balanced (ObjectBytes checks that of values);
+// the elements are not looked into.
+std::vector<std::string_view> array_elements(std::string_view array);
+
 }  // namespace baton::api

@@ -17,6 +17,18 @@ std::string_view trimmed(std::string_view text) {
   return end == std::string_view::npos ? std::string_view{} : text.substr(0, end + 1);
 }
 
+// Where the string that begins at `quote` has its closing quote; the text's end if it has none.
+size_t end_of_string(std::string_view text, size_t quote) {
+  size_t end = quote;
+  while (true) {
+    end = text.find('"', end + 1);
+    if (end == std::string_view::npos) return text.size();
+    size_t backslashes = 0;
+    while (text[end - 1 - backslashes] == '\\') ++backslashes;
+    if (backslashes % 2 == 0) return end;
+  }
+}
+
 // The bytes of a value, in the copy that simdjson reads.
 simdjson::simdjson_result<std::string_view> bytes_of(ondemand::value value) {
   ondemand::json_type type{};
@@ -108,6 +120,34 @@ std::string ObjectBytes::str() const {
     out += member.value;
   }
   out += '}';
+  return out;
+}
+
+std::vector<std::string_view> array_elements(std::string_view array) {
+  std::vector<std::string_view> out;
+  if (array.size() < 2 || array.front() != '[' || array.back() != ']') return out;
+  const std::string_view inside = array.substr(1, array.size() - 2);
+  const auto add = [&](size_t begin, size_t end) {
+    const std::string_view element = trimmed(inside.substr(begin, end - begin));
+    out.push_back(element.substr(std::min(element.find_first_not_of(" \t\r\n"), element.size())));
+  };
+  if (inside.find_first_not_of(" \t\r\n") == std::string_view::npos) return out;
+  size_t begin = 0;
+  int depth = 0;
+  for (size_t i = 0; i < inside.size(); ++i) {
+    const char c = inside[i];
+    if (c == '"') {
+      i = end_of_string(inside, i);
+    } else if (c == '[' || c == '{') {
+      ++depth;
+    } else if (c == ']' || c == '}') {
+      --depth;
+    } else if (c == ',' && depth == 0) {
+      add(begin, i);
+      begin = i + 1;
+    }
+  }
+  add(begin, inside.size());
   return out;
 }
 

@@ -9,10 +9,23 @@
 namespace baton::proxy {
 namespace {
 
+// What keeps an instance that lives from saying who it is, and how to mend it.
+std::string notice_of(const Hub& hub, const http::Response& answer) {
+  if (answer.status != 401 && answer.status != 403) return {};
+  return fmt::format(
+      "GET /v1/models answers {}: it asks for an API key, so it cannot say who it is and counts as no Baton "
+      "instance; "
+      "{} to one of its --api-key",
+      answer.status,
+      hub.options.backend_api_key.empty() ? "set the proxy's OPENAI_API_KEY"
+                                          : "the proxy's OPENAI_API_KEY is another, set it");
+}
+
 void note(Hub& hub, router::InstanceId id, const Result<http::Response>& answer) {
   const router::Instance* before = hub.registry.find(id);
   if (before == nullptr) return;
   const router::Health was = before->health;
+  const std::string known_notice = before->notice;
   const Time now = hub.loop.now();
   std::string reason;
   std::optional<api::InstanceIdentity> identity;
@@ -25,11 +38,15 @@ void note(Hub& hub, router::InstanceId id, const Result<http::Response>& answer)
     if (auto parsed = api::parse_models_identity(answer->body)) identity = std::move(*parsed);
   }
   if (reason.empty()) {
-    hub.registry.on_probe_ok(id, std::move(identity), now);
+    hub.registry.on_probe_ok(id, std::move(identity), now, notice_of(hub, *answer));
   } else {
     hub.registry.on_probe_failed(id, reason, now);
   }
   const router::Instance* after = hub.registry.find(id);
+  if (!after->notice.empty() && after->notice != known_notice) {
+    log_warning("proxy", fmt::format("{} instance {}: {}", router::side_name(after->side), after->address(),
+                                     after->notice));
+  }
   if (after->health == was) return;
   const std::string what =
       fmt::format("{} instance {} is {}{}{}", router::side_name(after->side), after->address(),

@@ -76,6 +76,7 @@ json::object describe(const router::Instance& instance) {
                    {"in_flight", instance.in_flight},
                    {"baton", instance.identity.has_value()}};
   if (!instance.reason.empty()) out["reason"] = instance.reason;
+  if (!instance.notice.empty()) out["notice"] = instance.notice;
   return out;
 }
 

@@ -1,5 +1,6 @@
-// One client's request through the pull order: carries out what router::PullFlow says and relays D's stream.
-// Status and headers wait for D's first byte; a client that hangs up ends everything upstream.
+// One client's completion request: as one hand-over whose stream goes straight to the client, or, for lists
+// of prompts and for choices that need a hand-over each, as several at once whose answers become one. A
+// client that hangs up ends everything upstream.
 #pragma once
 
 #include "http/server.h"

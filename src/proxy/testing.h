@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -28,6 +29,7 @@ struct ScriptedAnswer {
   bool holds = false;  // after the pieces nothing, until the other side hangs up
   std::string retry_after = {};
   bool kv_unused = false;
+  std::string when = {};  // only for a request whose body holds this
 };
 
 // Answers GET /v1/models, and POSTs by its script; 500 when that is at its end.
@@ -88,9 +90,12 @@ class FakeInstance {
     const std::lock_guard lock(mutex_);
     heard_.push_back(fmt::format("{} {} {}", request.method, request.target, request.body));
     if (request.path() == "/abort_request") return ScriptedAnswer{.pieces = {"{}"}};
-    if (script_.empty()) return std::nullopt;
-    ScriptedAnswer first = script_.front();
-    script_.pop_front();
+    const auto found = std::ranges::find_if(script_, [&](const ScriptedAnswer& answer) {
+      return request.body.find(answer.when) != std::string::npos;
+    });
+    if (found == script_.end()) return std::nullopt;
+    ScriptedAnswer first = std::move(*found);
+    script_.erase(found);
     return first;
   }
 

@@ -17,8 +17,6 @@ namespace {
 
 namespace json = api::json;
 
-constexpr size_t kAnswerBytesMax = 64UL << 20;  // an instance's whole answer
-
 bool is_null(std::string_view raw) { return raw.empty() || raw == "null"; }
 
 Result<bool> read_bool(const api::ObjectBytes& members, std::string_view key) {
@@ -29,21 +27,30 @@ Result<bool> read_bool(const api::ObjectBytes& members, std::string_view key) {
               std::string(key));
 }
 
-std::optional<int32_t> read_count(const api::ObjectBytes& members, std::string_view key) {
-  const std::string_view raw = members.find(key).value_or("");
+std::optional<int32_t> parse_count(std::string_view raw) {
   int32_t value = 0;
   const auto [end, error] = std::from_chars(raw.data(), raw.data() + raw.size(), value);
   if (error != std::errc() || end != raw.data() + raw.size()) return std::nullopt;
   return value;
 }
 
-// A list of strings or of lists of ids with more than one entry; a list of ids is one prompt.
-bool is_several_prompts(std::string_view raw) {
-  if (raw.empty() || raw.front() != '[') return false;
-  const auto parsed = api::parse_json(raw);
-  if (!parsed || !parsed->is_array()) return false;
-  const json::array& entries = parsed->get_array();
-  return entries.size() > 1 && !entries.front().is_number();
+std::optional<int32_t> read_count(const api::ObjectBytes& members, std::string_view key) {
+  return parse_count(members.find(key).value_or(""));
+}
+
+// The prompts of a list of several texts or of several lists of ids; a list of ids is one prompt. What is
+// neither is for the instances to refuse.
+std::vector<std::string_view> several_prompts(std::string_view raw) {
+  constexpr std::string_view kIds = "[]0123456789-, \t\r\n";
+  const size_t first = raw.find_first_not_of(" \t\r\n", 1);
+  if (!raw.starts_with('[') || first == std::string_view::npos) return {};
+  if (raw[first] != '"' && raw[first] != '[') return {};
+  auto prompts = api::array_elements(raw);
+  const bool fits = std::ranges::all_of(prompts, [&](std::string_view prompt) {
+    return prompt.starts_with(raw[first]) &&
+           (raw[first] == '"' || prompt.find_first_not_of(kIds) == prompt.npos);
+  });
+  return fits && prompts.size() > 1 ? std::move(prompts) : std::vector<std::string_view>();
 }
 
 json::object* member_object(json::object& object, std::string_view key) {
@@ -70,60 +77,8 @@ void set_cached_tokens(json::object& answer, int64_t cached) {
   }
 }
 
-// The client's object with some members set to other JSON text, or left out (nothing).
-using Changes = std::vector<std::pair<std::string_view, std::optional<std::string>>>;
-
-std::string changed(const api::ObjectBytes& members, const Changes& changes) {
-  std::string out = "{";
-  const auto append = [&out](std::string_view key, std::string_view value) {
-    if (out.size() > 1) out += ',';
-    api::append_json_string(out, key);
-    out += ':';
-    out += value;
-  };
-  for (const auto& member : members.members()) {
-    const auto is_changed = [&](const auto& change) { return change.first == member.key; };
-    if (std::ranges::none_of(changes, is_changed)) append(member.key, member.value);
-  }
-  for (const auto& [key, value] : changes) {
-    if (value) append(key, *value);
-  }
-  out += '}';
-  return out;
-}
-
 constexpr std::array<std::string_view, 4> kLogprobLists = {"text_offset", "token_logprobs", "tokens",
                                                            "top_logprobs"};
-
-// The elements of a JSON array as they were written; nothing if it is none. Balance was checked by
-// ObjectBytes.
-std::vector<std::string_view> elements(std::string_view array) {
-  std::vector<std::string_view> out;
-  if (array.size() < 2 || array.front() != '[' || array.back() != ']') return out;
-  const std::string_view inside = array.substr(1, array.size() - 2);
-  if (inside.find_first_not_of(" \t\r\n") == std::string_view::npos) return out;
-  size_t begin = 0;
-  int depth = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < inside.size(); ++i) {
-    const char c = inside[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      if (c == '"') in_string = false;
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '[' || c == '{') {
-      ++depth;
-    } else if (c == ']' || c == '}') {
-      --depth;
-    } else if (c == ',' && depth == 0) {
-      out.push_back(inside.substr(begin, i - begin));
-      begin = i + 1;
-    }
-  }
-  out.push_back(inside.substr(begin));
-  return out;
-}
 
 template <typename Texts>
 std::string array_of(const Texts& texts) {
@@ -138,7 +93,7 @@ int64_t integer(std::string_view raw) {
 
 // P's answer's first choice.
 std::optional<api::ObjectBytes> first_choice(const api::ObjectBytes& answer) {
-  const auto choices = elements(answer.find("choices").value_or(""));
+  const auto choices = api::array_elements(answer.find("choices").value_or(""));
   if (choices.empty()) return std::nullopt;
   auto choice = api::ObjectBytes::parse(choices.front(), kAnswerBytesMax);
   if (!choice) return std::nullopt;
@@ -155,7 +110,7 @@ PromptLogprobs prompt_part(const PrefillAnswer& p) {
   const auto logprobs = api::ObjectBytes::parse(choice->find("logprobs").value_or(""), kAnswerBytesMax);
   if (!logprobs) return out;
   for (size_t i = 0; i < kLogprobLists.size(); ++i) {
-    const auto list = elements(logprobs->find(kLogprobLists[i]).value_or(""));
+    const auto list = api::array_elements(logprobs->find(kLogprobLists[i]).value_or(""));
     const size_t kept = std::min(list.size(), static_cast<size_t>(std::max<int64_t>(p.prompt_tokens, 0)));
     out.lists[i].assign(list.begin(), list.begin() + static_cast<ptrdiff_t>(kept));
     // P's first token stands where the answer begins.
@@ -181,10 +136,10 @@ bool put_prompt_first(api::ObjectBytes& choice, const PromptLogprobs& prompt) {
   if (prompt_tokens == 0) return false;
   auto logprobs = api::ObjectBytes::parse(choice.find("logprobs").value_or(""), kAnswerBytesMax);
   if (!logprobs) logprobs = api::ObjectBytes();
-  const auto known = elements(logprobs->find("token_logprobs").value_or(""));
+  const auto known = api::array_elements(logprobs->find("token_logprobs").value_or(""));
   const bool has_prompt = known.size() >= prompt_tokens && known.front() == "null";
   for (size_t i = 0; i < kLogprobLists.size(); ++i) {
-    auto own = elements(logprobs->find(kLogprobLists[i]).value_or(""));
+    auto own = api::array_elements(logprobs->find(kLogprobLists[i]).value_or(""));
     if (has_prompt)
       own.erase(own.begin(), own.begin() + static_cast<ptrdiff_t>(std::min(prompt_tokens, own.size())));
     std::vector<std::string> joined = prompt.lists[i];
@@ -208,7 +163,69 @@ void set_cached_tokens(api::ObjectBytes& answer, int64_t cached) {
   answer.set("usage", json::serialize(holder.at("usage")));
 }
 
+// As read_count, but as lax as the instances are: "2" and 2.0 are two.
+std::optional<int32_t> read_lax_count(const api::ObjectBytes& members, std::string_view key) {
+  std::string_view raw = members.find(key).value_or("");
+  if (raw.size() > 2 && raw.starts_with('"')) raw = raw.substr(1, raw.size() - 2);
+  if (raw.ends_with(".0")) raw.remove_suffix(2);
+  return parse_count(raw);
+}
+
+// Whether the client's bounds of the answer's length are bounds. Those that are not are left to P, which
+// refuses them by their own names before it computes anything.
+bool have_sense(const api::ObjectBytes& members) {
+  const auto is_bound = [&members](std::string_view key) {
+    if (is_null(members.find(key).value_or(""))) return true;
+    const auto count = read_lax_count(members, key);
+    return count && *count >= 0 && *count <= api::kTokensMax;
+  };
+  if (!is_bound("max_tokens") || !is_bound("max_completion_tokens") || !is_bound("min_tokens")) return false;
+  auto most = read_lax_count(members, "max_completion_tokens");
+  if (!most) most = read_lax_count(members, "max_tokens");
+  return !most || read_lax_count(members, "min_tokens").value_or(0) <= *most;
+}
+
+// Whether the answer must be a tool call: "required", or a tool by name.
+bool must_call_tool(const api::ObjectBytes& members) {
+  const std::string_view choice = members.find("tool_choice").value_or("");
+  return !is_null(choice) && choice != R"("none")" && choice != R"("auto")";
+}
+
+Result<void> check_prompts(const ClientBody& client) {
+  const size_t prompts = client.prompts.size();
+  if (prompts > api::kPromptsMax) {
+    return fail(Code::kInvalid,
+                fmt::format("prompt: {} prompts, expected at most {}", prompts, api::kPromptsMax), "prompt");
+  }
+  if (prompts * static_cast<size_t>(client.choices) > api::kChoicesMax) {
+    return fail(Code::kInvalid,
+                fmt::format("n: {} for each of {} prompts is {} answers, expected at most {}", client.choices,
+                            prompts, prompts * static_cast<size_t>(client.choices), api::kChoicesMax),
+                "n");
+  }
+  return {};
+}
+
 }  // namespace
+
+std::string changed(const api::ObjectBytes& members, const Changes& changes) {
+  std::string out = "{";
+  const auto append = [&out](std::string_view key, std::string_view value) {
+    if (out.size() > 1) out += ',';
+    api::append_json_string(out, key);
+    out += ':';
+    out += value;
+  };
+  for (const auto& member : members.members()) {
+    const auto is_changed = [&](const auto& change) { return change.first == member.key; };
+    if (std::ranges::none_of(changes, is_changed)) append(member.key, member.value);
+  }
+  for (const auto& [key, value] : changes) {
+    if (value) append(key, *value);
+  }
+  out += '}';
+  return out;
+}
 
 Result<ClientBody> read_client_body(Route route, std::string_view body) {
   ClientBody client;
@@ -221,10 +238,16 @@ Result<ClientBody> read_client_body(Route route, std::string_view body) {
     TRY(const auto parsed, api::ObjectBytes::parse(options));
     TRY(client.include_usage, read_bool(parsed, "include_usage"));
   }
+  client.must_call_tool = must_call_tool(client.members);
   client.has_seed = !is_null(client.members.find("seed").value_or(""));
   client.wants_prompt_logprobs = !is_null(client.members.find("prompt_logprobs").value_or(""));
+  client.choices = std::clamp(read_lax_count(client.members, "n").value_or(1), 1, api::kChoicesPerPromptMax);
+  TRY(const bool beams, read_bool(client.members, "use_beam_search"));
+  client.choices_are_separable =
+      client.choices > 1 && !beams && is_null(client.members.find("best_of").value_or(""));
   if (route == Route::kCompletions) {
-    client.is_prompt_list = is_several_prompts(client.members.find("prompt").value_or(""));
+    client.prompts = several_prompts(client.members.find("prompt").value_or(""));
+    TRY_DO(check_prompts(client));
     TRY(const bool echo, read_bool(client.members, "echo"));
     client.merges_echo = echo && !is_null(client.members.find("logprobs").value_or(""));
     client.wants_prompt_logprobs = client.wants_prompt_logprobs || client.merges_echo;
@@ -235,18 +258,23 @@ Result<ClientBody> read_client_body(Route route, std::string_view body) {
 std::string prefill_body(const ClientBody& client, bool to_baton, uint64_t seed) {
   std::optional<api::ClientLimits> limits;
   Changes changes;
+  const bool limits_fit = have_sense(client.members);
   if (to_baton) {
-    limits.emplace();
-    limits->max_tokens = read_count(client.members, "max_completion_tokens");
-    if (!limits->max_tokens) limits->max_tokens = read_count(client.members, "max_tokens");
-    limits->min_tokens = read_count(client.members, "min_tokens").value_or(0);
+    if (limits_fit) {
+      limits.emplace();
+      limits->max_tokens = read_lax_count(client.members, "max_completion_tokens");
+      if (!limits->max_tokens) limits->max_tokens = read_lax_count(client.members, "max_tokens");
+      limits->min_tokens = read_lax_count(client.members, "min_tokens").value_or(0);
+    }
     if (!client.has_seed) changes.emplace_back("seed", std::to_string(seed));
   }
   changes.emplace_back("kv_transfer_params", api::render_prefill_params(limits));
   changes.emplace_back("stream", "false");
-  changes.emplace_back("max_tokens", "1");
-  changes.emplace_back("min_tokens", "1");
-  if (client.members.find("max_completion_tokens")) changes.emplace_back("max_completion_tokens", "1");
+  if (limits_fit) {
+    changes.emplace_back("max_tokens", "1");
+    changes.emplace_back("min_tokens", "1");
+    if (client.members.find("max_completion_tokens")) changes.emplace_back("max_completion_tokens", "1");
+  }
   changes.emplace_back("stream_options", std::nullopt);
   return changed(client.members, changes);
 }
@@ -306,7 +334,7 @@ Result<std::string> whole_answer(const ClientBody& client, const PrefillAnswer* 
   const std::string of_answer = p_answer ? asked(*p_answer) : "";
   const PromptLogprobs prompt = client.merges_echo ? prompt_part(*p) : PromptLogprobs();
   std::vector<std::string> choices;
-  for (const std::string_view raw : elements(answer->find("choices").value_or(""))) {
+  for (const std::string_view raw : api::array_elements(answer->find("choices").value_or(""))) {
     auto choice = api::ObjectBytes::parse(raw, kAnswerBytesMax);
     if (!choice) return d_body;
     if (client.merges_echo) put_prompt_first(*choice, prompt);
@@ -318,33 +346,42 @@ Result<std::string> whole_answer(const ClientBody& client, const PrefillAnswer* 
   return answer->str();
 }
 
-EventMerger::EventMerger(const ClientBody& client, const PrefillAnswer& p)
-    : merges_logprobs_(client.merges_echo), cached_tokens_(p.cached_tokens) {
-  if (merges_logprobs_) prompt_logprobs_ = prompt_part(p);
+EventMerger::EventMerger(const ClientBody& client, const PrefillAnswer* p)
+    : merges_logprobs_(client.merges_echo && p != nullptr), part_(client.part) {
+  if (p == nullptr) return;
+  cached_tokens_ = p->cached_tokens;
+  if (merges_logprobs_) prompt_logprobs_ = prompt_part(*p);
 }
 
 std::optional<std::string> EventMerger::merge(std::string_view data) {
-  const bool has_usage = data.find("\"cached_tokens\"") != std::string_view::npos;
-  if (!has_usage && !merges_logprobs_) return std::nullopt;
+  const bool has_usage = cached_tokens_ && data.find("\"cached_tokens\"") != std::string_view::npos;
+  if (!has_usage && !merges_logprobs_ && !part_) return std::nullopt;
   auto event = api::ObjectBytes::parse(data, kAnswerBytesMax);
   if (!event) return std::nullopt;
-  if (has_usage) set_cached_tokens(*event, cached_tokens_);
+  if (has_usage) set_cached_tokens(*event, *cached_tokens_);
+  const auto raw_choices = api::array_elements(event->find("choices").value_or(""));
+  if (part_ && raw_choices.empty() && !is_null(event->find("usage").value_or(""))) {
+    renumber(*part_, *event);
+    usage_event_ = event->str();
+    return std::string();
+  }
   bool merged = false;
   std::vector<std::string> choices;
   if (merges_logprobs_) {
-    for (const std::string_view raw : elements(event->find("choices").value_or(""))) {
+    for (const std::string_view raw : raw_choices) {
       auto choice = api::ObjectBytes::parse(raw, kAnswerBytesMax);
       if (!choice) return std::nullopt;
-      merged = merge_choice(*choice) || merged;
+      merged = merge_prompt(*choice) || merged;
       choices.push_back(choice->str());
     }
   }
   if (merged) event->set("choices", array_of(choices));
-  if (!merged && !has_usage) return std::nullopt;
+  if (part_) renumber(*part_, *event);
+  if (!merged && !has_usage && !part_) return std::nullopt;
   return event->str();
 }
 
-bool EventMerger::merge_choice(api::ObjectBytes& choice) {
+bool EventMerger::merge_prompt(api::ObjectBytes& choice) {
   const auto index = static_cast<size_t>(std::max(read_count(choice, "index").value_or(0), 0));
   if (index >= api::kChoicesMax) return false;
   if (begun_.size() <= index) begun_.resize(index + 1, false);
@@ -353,10 +390,32 @@ bool EventMerger::merge_choice(api::ObjectBytes& choice) {
   return put_prompt_first(choice, prompt_logprobs_);
 }
 
-std::string as_stream(const ClientBody& client, const PrefillAnswer& p) {
-  constexpr std::string_view kDone = "data: [DONE]\n\n";
+void renumber(const PartOf& part, api::ObjectBytes& answer) {
+  const std::string_view id = answer.find("id").value_or("");
+  if (part.head->id.empty() && !id.empty()) {
+    // The part's own name is that of the whole and a suffix.
+    const size_t at = id.find(part.id);
+    const size_t end = at == std::string_view::npos ? id.size() : at + part.id.size();
+    part.head->id = std::string(id.substr(0, end)) + (end < id.size() ? "\"" : "");
+    part.head->created = answer.find("created").value_or("");
+  }
+  if (!id.empty()) answer.set("id", part.head->id);
+  if (answer.find("created") && !part.head->created.empty()) answer.set("created", part.head->created);
+  std::vector<std::string> choices;
+  for (const std::string_view raw : api::array_elements(answer.find("choices").value_or(""))) {
+    auto choice = api::ObjectBytes::parse(raw, kAnswerBytesMax);
+    if (!choice) return;
+    const int32_t index = read_count(*choice, "index").value_or(0);
+    choice->set("index", std::to_string(index + part.first_choice));
+    choices.push_back(choice->str());
+  }
+  if (answer.find("choices")) answer.set("choices", array_of(choices));
+}
+
+std::vector<std::string> as_events(const ClientBody& client, const PrefillAnswer& p) {
+  std::vector<std::string> out;
   auto answer = api::ObjectBytes::parse(p.body, kAnswerBytesMax);
-  if (!answer) return std::string(kDone);
+  if (!answer) return out;
   const std::string usage(answer->find("usage").value_or("null"));
   const std::string whole_choices(answer->find("choices").value_or("[]"));
   answer->remove("usage");
@@ -364,15 +423,14 @@ std::string as_stream(const ClientBody& client, const PrefillAnswer& p) {
   answer->remove("prompt_logprobs");
   const bool chat = client.route == Route::kChat;
   if (chat) answer->set("object", R"("chat.completion.chunk")");
-  std::string out;
   const auto event = [&](std::string choices) {
     answer->set("choices", std::move(choices));
-    out += "data: " + answer->str() + "\n\n";
+    out.push_back(answer->str());
   };
   std::vector<std::string> chunks;
-  for (const std::string_view raw : elements(whole_choices)) {
+  for (const std::string_view raw : api::array_elements(whole_choices)) {
     auto choice = api::ObjectBytes::parse(raw, kAnswerBytesMax);
-    if (!choice) return std::string(kDone);
+    if (!choice) return {};
     if (chat) {
       const auto message = api::ObjectBytes::parse(choice->find("message").value_or(""), kAnswerBytesMax);
       const std::string content(message ? message->find("content").value_or("\"\"") : "\"\"");
@@ -390,7 +448,7 @@ std::string as_stream(const ClientBody& client, const PrefillAnswer& p) {
     answer->set("usage", usage);
     event("[]");
   }
-  return out.append(kDone);
+  return out;
 }
 
 }  // namespace baton::router

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -15,10 +16,25 @@
 
 namespace baton::router {
 
+inline constexpr size_t kAnswerBytesMax = 64UL << 20;  // an instance's whole answer, and the client's
+
 enum class Route : uint8_t { kCompletions, kChat };
 constexpr std::string_view route_path(Route route) {
   return route == Route::kChat ? "/v1/chat/completions" : "/v1/completions";
 }
+
+// Id and time of an answer that is joined from parts, as JSON text: those of the part that speaks first.
+struct AnswerHead {
+  std::string id;
+  std::string created;
+};
+
+// What a part of a client's request knows of the whole (router/parts.h).
+struct PartOf {
+  int32_t first_choice = 0;          // its choice 0 is this one of the whole
+  std::string id;                    // of the whole request; the part's own has a suffix
+  std::shared_ptr<AnswerHead> head;  // shared by the parts
+};
 
 // A client's body, read as far as the proxy must.
 struct ClientBody {
@@ -26,19 +42,24 @@ struct ClientBody {
   api::ObjectBytes members;
   size_t bytes = 0;  // of the body as it came
   bool stream = false;
-  bool include_usage = false;          // stream_options.include_usage
-  bool is_prompt_list = false;         // several prompts in one request
+  bool include_usage = false;                  // stream_options.include_usage
+  std::vector<std::string_view> prompts = {};  // of a list of several prompts, as written; else empty
+  int32_t choices = 1;                         // `n`
+  bool choices_are_separable = false;          // several, each drawn for itself: no beams
+  std::optional<PartOf> part = {};
   bool wants_prompt_logprobs = false;  // prompt_logprobs, or echo with logprobs
   bool merges_echo = false;            // the latter: P's logprobs go in front of D's
   bool has_seed = false;
+  bool must_call_tool = false;  // tool_choice is "required" or names a tool
 };
 
 // kInvalid with `param`: not a JSON object, or a field of the wrong type among those the proxy reads.
 // Everything else is judged by the instances.
 Result<ClientBody> read_client_body(Route route, std::string_view body);
 
-// The request to P: do_remote_decode, stream false, max_tokens 1, min_tokens 1, no stream_options. A Baton
-// instance also gets the client's true limits and, if the client sent none, the seed that both sides use.
+// The request to P: do_remote_decode, stream false, max_tokens 1, min_tokens 1, no stream_options (limits
+// that make no sense stay as they are, for P to refuse). A Baton instance also gets the client's true limits
+// and, if the client sent none, the seed that both sides use.
 std::string prefill_body(const ClientBody& client, bool to_baton, uint64_t seed);
 
 // The request to D: the client's body with P's kv_transfer_params (JSON text as P wrote it; empty: none,
@@ -68,25 +89,37 @@ struct PromptLogprobs {
   int64_t end_offset = -1;  // bytes: where the answer begins; -1 when P does not say
 };
 
-// Puts P's part into D's stream: the prompt's logprobs in front of each choice's first, and P's
-// cached_tokens.
+// Puts P's part (if there was a P) into D's stream: the prompt's logprobs in front of each choice's first,
+// and P's cached_tokens. Numbers the choices of a part.
 class EventMerger {
  public:
-  EventMerger(const ClientBody& client, const PrefillAnswer& p);
-  // The changed data of one event; nothing when it goes to the client as it came.
+  EventMerger(const ClientBody& client, const PrefillAnswer* p);
+  // The changed data of one event; empty when the client gets nothing (the usage of a part), nothing when it
+  // gets the event as it came.
   std::optional<std::string> merge(std::string_view data);
+  // Of a part: the data of its event with the usage, once that has come.
+  const std::string& usage_event() const { return usage_event_; }
 
  private:
-  bool merge_choice(api::ObjectBytes& choice);
+  bool merge_prompt(api::ObjectBytes& choice);
 
   bool merges_logprobs_;
-  int64_t cached_tokens_;
+  std::optional<PartOf> part_;
+  std::string usage_event_;
+  std::optional<int64_t> cached_tokens_;  // P's
   PromptLogprobs prompt_logprobs_;
   std::vector<bool> begun_;  // by choice
 };
 
-// P's whole answer as the events of a stream (the answer ended with its first token, D is not needed), [DONE]
-// included.
-std::string as_stream(const ClientBody& client, const PrefillAnswer& p);
+// P's whole answer as the data of a stream's events without [DONE] (the answer ended with its first token, D
+// is not needed).
+std::vector<std::string> as_events(const ClientBody& client, const PrefillAnswer& p);
+
+// The client's object with some members set to other JSON text, or left out (nothing).
+using Changes = std::vector<std::pair<std::string_view, std::optional<std::string>>>;
+std::string changed(const api::ObjectBytes& members, const Changes& changes);
+
+// What makes an answer or event of a part one of the whole: its id and time, the numbers of its choices.
+void renumber(const PartOf& part, api::ObjectBytes& answer);
 
 }  // namespace baton::router

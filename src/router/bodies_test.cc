@@ -1,5 +1,6 @@
 #include "router/bodies.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 namespace baton::router {
@@ -36,6 +37,34 @@ TEST(Bodies, ABatonInstanceHearsTheClientsLimitsAndBothSidesTheSameSeed) {
   EXPECT_EQ(prefill_body(chat(R"({"seed": 1})"), true, 7).find(R"("seed":7)"), std::string::npos);
 }
 
+TEST(Bodies, LimitsThatMakeNoSenseAreLeftForPToRefuseByTheirNames) {
+  const std::vector<std::pair<std::string_view, bool>> rows = {
+      {R"("max_tokens":-1)", true},
+      {R"("max_completion_tokens":-7)", true},
+      {R"("min_tokens":-1)", true},
+      {R"("max_tokens":1099511627776)", true},
+      {R"("max_tokens":"many")", true},
+      {R"("max_tokens":1.5)", true},
+      {R"("max_tokens":3,"min_tokens":4)", true},
+      {R"("max_tokens":3,"max_completion_tokens":5,"min_tokens":4)", false},
+      {R"("max_tokens":null)", false},
+      {R"("max_tokens":"5")", false},
+      {R"("max_tokens":5.0,"min_tokens":5)", false},
+      {R"("max_tokens":0)", false},
+  };
+  for (const auto& [fields, stays] : rows) {
+    const std::string body = fmt::format("{{{}}}", fields);
+    for (const bool to_baton : {false, true}) {
+      const std::string sent = prefill_body(text(body), to_baton, 7);
+      EXPECT_EQ(sent.find(fields) != std::string::npos, stays) << sent;
+      EXPECT_EQ(sent.find(R"("max_tokens":1,"min_tokens":1)") != std::string::npos, !stays) << sent;
+      EXPECT_EQ(sent.find("client_min_tokens") != std::string::npos, to_baton && !stays) << sent;
+    }
+  }
+  EXPECT_NE(prefill_body(text(R"({"max_tokens":"5"})"), true, 7).find(R"("client_max_tokens":5)"),
+            std::string::npos);
+}
+
 TEST(Bodies, TheClientsOwnTransferParametersNeverReachAnInstance) {
   const auto client = chat(R"({"kv_transfer_params": {"remote_host": "evil"}, "a": 1})");
   EXPECT_EQ(prefill_body(client, false, 7).find("evil"), std::string::npos);
@@ -47,14 +76,39 @@ TEST(Bodies, TheClientsOwnTransferParametersNeverReachAnInstance) {
 TEST(Bodies, NumbersAndOrderArePassedOnAsTheyWereWritten) {
   const auto client = text(R"({ "b" : 1.50 , "a" : 12345678901234567890, "prompt":[1,2] })");
   EXPECT_EQ(decode_body(client, "", false, 7), R"({"b":1.50,"a":12345678901234567890,"prompt":[1,2]})");
-  EXPECT_FALSE(client.is_prompt_list);
+  EXPECT_TRUE(client.prompts.empty());
 }
 
-TEST(Bodies, SeveralPromptsAreTold) {
-  EXPECT_TRUE(text(R"({"prompt": ["a", "b"]})").is_prompt_list);
-  EXPECT_TRUE(text(R"({"prompt": [[1], [2]]})").is_prompt_list);
-  EXPECT_FALSE(text(R"({"prompt": ["a"]})").is_prompt_list);
-  EXPECT_FALSE(text(R"({"prompt": [1, 2, 3]})").is_prompt_list);
+TEST(Bodies, SeveralPromptsAreTakenApartAsTheyWereWrittenAndWhatIsNoListOfPromptsIsNot) {
+  using Prompts = std::vector<std::string_view>;
+  const std::vector<std::pair<std::string_view, Prompts>> rows = {
+      {R"(["a", "b"])", {R"("a")", R"("b")"}},
+      {R"([ "a,]\\\"" ,"]" ])", {R"("a,]\\\"")", R"("]")"}},
+      {"[[1, 2],[3]]", {"[1, 2]", "[3]"}},
+      {R"(["a"])", {}},
+      {"[1, 2, 3]", {}},
+      {"[]", {}},
+      {R"("a")", {}},
+      {R"(["a", 1])", {}},
+      {R"([["a"], [1]])", {}},
+      {R"([[1], "a"])", {}},
+      {"[[[1]], [1]]", {"[[1]]", "[1]"}},  // its part is refused
+  };
+  for (const auto& [prompt, expected] : rows) {
+    const std::string body = fmt::format(R"({{"prompt":{}}})", prompt);
+    EXPECT_EQ(text(body).prompts, expected) << prompt;
+  }
+}
+
+TEST(Bodies, MorePromptsAndAnswersThanALimitAreRefusedByName) {
+  std::string many = R"({"prompt":[)";
+  for (int i = 0; i < 257; ++i) many += i == 0 ? "\"x\"" : ",\"x\"";
+  EXPECT_EQ(read_client_body(Route::kCompletions, many + "]}").error().message,
+            "prompt: 257 prompts, expected at most 256");
+  many = R"({"n":"128","prompt":[)";
+  for (int i = 0; i < 9; ++i) many += i == 0 ? "[1]" : ",[1]";
+  EXPECT_EQ(read_client_body(Route::kCompletions, many + "]}").error().message,
+            "n: 128 for each of 9 prompts is 1152 answers, expected at most 1024");
 }
 
 TEST(Bodies, WrongTypesOfWhatTheProxyReadsAreNamed) {
@@ -102,12 +156,13 @@ TEST(Bodies, PsPartIsMergedIntoAWholeAnswer) {
 }
 
 TEST(Bodies, EventsAreTouchedOnlyWherePsPartBelongs) {
-  EventMerger plain(text(R"({"prompt":"ab"})"), p_answer());
+  const PrefillAnswer of_p = p_answer();
+  EventMerger plain(text(R"({"prompt":"ab"})"), &of_p);
   EXPECT_FALSE(plain.merge(R"({"choices":[{"index":0,"text":"x"}]})"));
   EXPECT_NE(plain.merge(R"({"choices":[],"usage":{"prompt_tokens_details":{"cached_tokens":9}}})")
                 ->find(R"("cached_tokens":1)"),
             std::string::npos);
-  EventMerger echo(text(R"({"prompt":"ab","echo":true,"logprobs":0})"), p_answer());
+  EventMerger echo(text(R"({"prompt":"ab","echo":true,"logprobs":0})"), &of_p);
   const auto first = echo.merge(R"({"choices":[{"index":0,"text":"abx","logprobs":{"tokens":["x"]}}]})");
   ASSERT_TRUE(first);
   EXPECT_NE(first->find(R"("tokens":["a","b","x"])"), std::string::npos) << *first;
@@ -122,7 +177,7 @@ TEST(Bodies, LogprobsKeepEveryDigitAndOffsetsGoOnAfterThePrompt) {
   constexpr std::string_view kFromD =
       R"({"choices":[{"index":0,"logprobs":{"tokens":["c"],"token_logprobs":[-1.0150337219238281],)"
       R"("top_logprobs":[{}],"text_offset":[0]}}],"usage":{"prompt_tokens":2}})";
-  EventMerger events(client, p);
+  EventMerger events(client, &p);
   for (const std::string& merged : {*whole_answer(client, &p, std::string(kFromD)), *events.merge(kFromD)}) {
     EXPECT_NE(merged.find(R"([null,-26.607765197753906,-1.0150337219238281])"), std::string::npos) << merged;
     EXPECT_NE(merged.find(R"("text_offset":[0,1,5])"), std::string::npos) << merged;
@@ -136,7 +191,7 @@ TEST(Bodies, PSpeaksForAPromptThatDComputedToo) {
       R"({"choices":[{"index":0,"logprobs":{"tokens":["a","b","c"],"token_logprobs":[null,null,-7],)"
       R"("top_logprobs":[null,null,{}],"text_offset":[0,1,2]}}],"usage":{"prompt_tokens":2}})";
   const auto p = p_answer();
-  EventMerger events(client, p);
+  EventMerger events(client, &p);
   for (const std::string& merged : {*whole_answer(client, &p, std::string(kFromD)), *events.merge(kFromD)}) {
     EXPECT_NE(merged.find(R"("tokens":["a","b","c"])"), std::string::npos) << merged;
     EXPECT_NE(merged.find(R"("token_logprobs":[null,-1,-7])"), std::string::npos) << merged;
@@ -148,11 +203,13 @@ TEST(Bodies, AnAnswerThatEndedOnPBecomesAStream) {
   const auto p = *read_prefill_answer(
       R"({"id":"chatcmpl-1","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant",)"
       R"("content":"No"},"finish_reason":"length"}],"usage":{"prompt_tokens":2},"kv_transfer_params":null})");
-  const std::string events = as_stream(chat(R"({"stream":true,"stream_options":{"include_usage":true}})"), p);
+  std::string events;
+  for (const std::string& data :
+       as_events(chat(R"({"stream":true,"stream_options":{"include_usage":true}})"), p))
+    events += "data: " + data + "\n\n";
   EXPECT_NE(events.find(R"("delta":{"role":"assistant","content":""})"), std::string::npos) << events;
   EXPECT_NE(events.find(R"("delta":{"content":"No"})"), std::string::npos) << events;
   EXPECT_NE(events.find(R"("choices":[],"usage":{"prompt_tokens":2})"), std::string::npos) << events;
-  EXPECT_TRUE(events.ends_with("data: [DONE]\n\n"));
 }
 
 }  // namespace

@@ -13,7 +13,25 @@ namespace {
 
 constexpr std::string_view kRetryAfter = "1";  // seconds, where no instance says better
 
-bool may_try_again(int status) { return status == 408 || status == 429 || status >= 500; }
+// A 500 whose body says that the request is wrong would come from everybody.
+bool is_clients_fault(const UpstreamAnswer& answer) {
+  if (answer.status != 500) return false;
+  const auto body = api::parse_json_object(answer.body);
+  if (!body) return false;
+  const api::json::value* error = body->if_contains("error");
+  const api::json::object& object = error != nullptr && error->is_object() ? error->get_object() : *body;
+  const api::json::value* type = object.if_contains("type");
+  const api::json::value* code = object.if_contains("code");
+  const bool is_bad_type =
+      type != nullptr && type->is_string() &&
+      (type->get_string() == "BadRequestError" || type->get_string() == "invalid_request_error");
+  return is_bad_type || (code != nullptr && code->is_int64() && code->get_int64() == 400);
+}
+
+bool may_try_again(const UpstreamAnswer& answer) {
+  const int status = answer.status;
+  return (status == 408 || status == 429 || status >= 500) && !is_clients_fault(answer);
+}
 
 // vLLM's {"error":{...}} and its older {"object":"error",...}.
 bool is_error(std::string_view data) {
@@ -21,6 +39,12 @@ bool is_error(std::string_view data) {
   const auto event = api::ObjectBytes::parse(data);
   if (!event) return false;
   return event->find("error").value_or("null") != "null" || event->find("object") == "\"error\"";
+}
+
+void append_data(std::string_view data, std::string& out) {
+  out += "data: ";
+  out += data;
+  out += "\n\n";
 }
 
 // An upstream's error body goes to the client as it is if it is JSON, else wrapped in OpenAI's shape.
@@ -78,7 +102,7 @@ void PullFlow::abort_at(InstanceId id, std::string request) {
                        .decode_body = {}});
 }
 
-Step PullFlow::start() { return client_.is_prompt_list ? begin_decode() : begin_prefill(); }
+Step PullFlow::start() { return begin_prefill(); }
 
 Step PullFlow::on_pause_done() { return after_pause_ == Stage::kPrefill ? begin_prefill() : begin_decode(); }
 
@@ -90,6 +114,12 @@ Step PullFlow::begin_prefill() {
   if (!reserved) return finish_error(reserved.error(), "no_instance");
   p_ = std::move(*reserved);
   p_instance_ = p_.instance();
+  // A foreign P answers with the parameters of one choice and strands the KV of the others (vllm#38900).
+  if (client_.choices_are_separable && !is_baton(p_.instance())) {
+    finish({}, "split");
+    return Split{};
+  }
+  if (client_.must_call_tool && registry_.find(p_.instance())->fails_forced_tools) return decode_alone();
   return AskPrefill{p_.instance(), prefill_body(client_, is_baton(p_.instance()), seed_)};
 }
 
@@ -114,7 +144,13 @@ Step PullFlow::on_prefill(Result<UpstreamAnswer> answer, Time now) {
     return again(Stage::kPrefill, error);
   }
   if (answer->status != 200) {
-    if (may_try_again(answer->status) && prefill_attempts_ < limits_.attempts) {
+    // Some servers read the one token that P draws as a tool call and fail: every P would, and keep the
+    // blocks of each attempt, of which nobody has a name (vllm#38911). D can answer alone.
+    if (answer->status == 500 && client_.must_call_tool && !is_baton(p_.instance())) {
+      registry_.on_forced_tool_failed(p_.instance());
+      return decode_alone();
+    }
+    if (may_try_again(*answer) && prefill_attempts_ < limits_.attempts) {
       avoid_.push_back(p_.instance());
       return again(Stage::kPrefill, {Code::kUnavailable, "prefill"});
     }
@@ -128,14 +164,28 @@ Step PullFlow::on_prefill(Result<UpstreamAnswer> answer, Time now) {
   }
   const bool ended = read->kv_transfer_params.empty() && is_baton(p_.instance());
   held_ = std::move(*read);
-  if (ended) {
-    // The answer ended with its first token: what P said is all there is.
-    if (client_.stream)
-      return finish({.content_type = "text/event-stream; charset=utf-8", .body = as_stream(client_, *held_)},
-                    "ok");
-    return finish({.body = held_->body}, "ok");
-  }
+  if (ended) return finish_with_prefill();
   kv_taken_ = held_->kv_transfer_params.empty();
+  return begin_decode();
+}
+
+// The answer ended with its first token: what P said is all there is.
+Step PullFlow::finish_with_prefill() {
+  if (!client_.stream) return finish({.body = held_->body}, "ok");
+  std::string events;
+  merger_.emplace(client_, &*held_);
+  for (const std::string& data : as_events(client_, *held_)) {
+    const auto merged = client_.part ? merger_->merge(data) : data;
+    if (!merged || !merged->empty()) append_data(merged.value_or(data), events);
+  }
+  if (!client_.part) api::append_done(events);
+  return finish({.content_type = "text/event-stream; charset=utf-8", .body = std::move(events)}, "ok");
+}
+
+// Without a P: D computes the prompt itself.
+Step PullFlow::decode_alone() {
+  p_.release();
+  p_instance_.reset();
   return begin_decode();
 }
 
@@ -174,7 +224,7 @@ void PullFlow::abandon_held() {
 
 Step PullFlow::on_decode_head() {
   CHECK(stage_ == Stage::kDecode);
-  if (held_) merger_.emplace(client_, *held_);
+  if (held_ || client_.part) merger_.emplace(client_, held_ ? &*held_ : nullptr);
   return Relay{};
 }
 
@@ -198,9 +248,9 @@ Step PullFlow::on_decode_whole(Result<UpstreamAnswer> answer, Time now) {
     abandon_held();
     held_.reset();
     if (decode_attempts_ >= limits_.attempts) return finish_error(error, "d_failed");
-    return again(client_.is_prompt_list ? Stage::kDecode : Stage::kPrefill, error);
+    return again(Stage::kPrefill, error);
   }
-  if (may_try_again(answer->status) && decode_attempts_ < limits_.attempts) {
+  if (may_try_again(*answer) && decode_attempts_ < limits_.attempts) {
     avoid_.push_back(d_.instance());
     return again(Stage::kDecode, {Code::kUnavailable, "decode"});
   }
@@ -219,17 +269,17 @@ Step PullFlow::on_decode_empty(const Result<void>& end, Time now) {
 void PullFlow::on_event(std::string_view raw, std::string_view data, std::string& out) {
   if (p_) p_.release();  // D has the KV
   kv_taken_ = true;
-  if (data == "[DONE]") saw_done_ = true;
-  if (is_error(data)) saw_error_ = true;
-  if (merger_) {
-    if (const auto merged = merger_->merge(data)) {
-      out += "data: ";
-      out += *merged;
-      out += "\n\n";
-      return;
-    }
+  if (data == "[DONE]") {
+    saw_done_ = true;
+    if (client_.part) return;
   }
-  out += raw;
+  if (is_error(data)) saw_error_ = true;
+  const auto merged = merger_ ? merger_->merge(data) : std::nullopt;
+  if (!merged) {
+    out += raw;
+  } else if (!merged->empty()) {
+    append_data(*merged, out);
+  }
 }
 
 void PullFlow::on_stream_end(const Result<void>& end, Time now, std::string& out) {
@@ -238,7 +288,7 @@ void PullFlow::on_stream_end(const Result<void>& end, Time now, std::string& out
     const std::string why = end ? "its stream ended without [DONE]" : end.error().message;
     const Error error = named(d_.instance(), {Code::kUnavailable, why});
     api::append_error_event(out, {error.code, "the answer is not complete: " + error.message});
-    api::append_done(out);
+    if (!client_.part) api::append_done(out);
     if (!end) registry_.on_request_failed(d_.instance(), why, now);
     abort_at(d_.instance(), request_id_);
     abandon_held();

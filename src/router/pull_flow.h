@@ -9,70 +9,27 @@
 //            Reply (the true status)                            Reply
 //
 // Tried again: transport failures, answers that are none, 408, 429, 500 to 599, as often as the limits say.
-// Never: other 4xx, and nothing after the client has received a byte. Lists of prompts and requests whose P
-// says that the answer ended with its first token need no hand-over.
+// Never: other 4xx, a 500 that says that the request is wrong, and nothing after the client has received a
+// byte. A forced tool call that a foreign P fails on goes to D alone. A request whose P says that the answer
+// ended with its first token needs no hand-over.
+//
+// A flow of one part of a client's request (ClientBody::part) numbers its choices as the whole answer does,
+// and keeps the usage and [DONE] to itself: they are said once, by whoever joins the parts.
 #pragma once
 
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <variant>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/result.h"
 #include "router/bodies.h"
+#include "router/flow.h"
 #include "router/registry.h"
 
 namespace baton::router {
-
-struct FlowLimits {
-  int32_t attempts = 3;             // of each stage, at least 1
-  Duration retry_delay{1'000'000};  // doubles with each attempt
-  Duration retry_delay_max = std::chrono::seconds(1);
-};
-
-// The one thing to do next.
-struct AskPrefill {
-  InstanceId instance{};
-  std::string body;
-};
-struct AskDecode {
-  InstanceId instance{};
-  std::string body;
-};
-struct Pause {
-  Duration duration{0};
-};
-// The answer to the client; the request is over.
-struct Reply {
-  int status = 200;
-  std::string content_type = "application/json";
-  std::string body;
-  std::string retry_after = {};  // the header of that name, an instance's own where it gave one; empty: none
-};
-// D answers 200 to a streaming request: forward its events.
-struct Relay {};
-using Step = std::variant<AskPrefill, AskDecode, Pause, Reply, Relay>;
-
-// What P or D must be told after the request went another way: its part of the work is not wanted.
-struct Cleanup {
-  InstanceId instance{};
-  std::string host;  // its address: with the last reservation a draining instance leaves the registry
-  uint16_t port = 0;
-  std::vector<std::string> ids;  // for /abort_request of a Baton instance
-  // A P that is no Baton instance knows no /abort_request: D is given the hand-over and left at once, so that
-  // it tells P by itself.
-  std::string decode_body;
-};
-
-// How an upstream exchange ended.
-struct UpstreamAnswer {
-  int status = 0;
-  std::string body;
-  std::string retry_after = {};  // as in Reply
-};
 
 class PullFlow {
  public:
@@ -114,12 +71,19 @@ class PullFlow {
   std::optional<InstanceId> prefill_instance() const { return p_instance_; }  // that prefilled
   std::optional<InstanceId> decode_instance() const { return d_instance_; }   // that decodes
   const std::string& outcome() const { return outcome_; }  // for metrics: "ok", "p_failed", ...
+  // Of a part: the data of its stream's event with the usage; empty if there was none.
+  std::string_view usage_event() const {
+    return merger_ ? std::string_view(merger_->usage_event()) : std::string_view();
+  }
+  bool has_failed() const { return saw_error_ || outcome_ == "d_failed"; }
   uint32_t retries() const { return retries_; }
 
  private:
   enum class Stage : uint8_t { kPrefill, kDecode, kOver };
   Step begin_prefill();
   Step begin_decode();
+  Step decode_alone();
+  Step finish_with_prefill();
   Step again(Stage stage, const Error& error);
   Step finish(Reply reply, std::string outcome);
   Step finish_error(const Error& error, std::string outcome);

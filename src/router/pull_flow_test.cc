@@ -1,5 +1,6 @@
 #include "router/pull_flow.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "api/testing.h"
@@ -302,11 +303,72 @@ TEST_F(ForeignPullFlowTest, AForeignPWithoutParametersLetsDPrefill) {
   EXPECT_EQ(as<AskDecode>(step).body, "{}");
 }
 
-TEST_F(PullFlowTest, ListsOfPromptsGoToDAlone) {
-  PullFlow f(registry_, {}, *read_client_body(Route::kCompletions, R"({"prompt":["a","b"]})"), "id", 7);
-  as<AskDecode>(f.start());
-  EXPECT_EQ(as<Reply>(f.on_decode_whole(UpstreamAnswer{200, R"({"choices":[]})"}, kNow)).status, 200);
-  expect_all_released();
+TEST_F(PullFlowTest, SeveralChoicesAreOneHandOverOnBatonInstances) {
+  PullFlow f = flow(R"({"n":3})");
+  EXPECT_NE(as<AskPrefill>(f.start()).body.find(R"("n":3)"), std::string::npos);
+}
+
+TEST_F(ForeignPullFlowTest, SeveralChoicesAreToBeSplitBeforeAnythingIsAsked) {
+  for (const std::string_view body : {R"({"n":3})", R"({"n":"2"})", R"({"n":2.0})"}) {
+    PullFlow f = flow(body);
+    as<Split>(f.start());
+    EXPECT_EQ(f.outcome(), "split");
+    expect_all_released();
+  }
+  for (const std::string_view body :
+       {R"({"n":1})", R"({"n":3,"use_beam_search":true})", R"({"n":2,"best_of":5})"}) {
+    PullFlow f = flow(body);
+    as<AskPrefill>(f.start());
+  }
+}
+
+TEST_F(ForeignPullFlowTest, AForcedToolCallThatPFailsOnIsNotTriedAgainAndDAnswersAlone) {
+  const std::string no = R"({"error":{"message":"Expecting value"}})";
+  for (const std::string_view choice : {R"("required")", R"({"type":"function","function":{"name":"f"}})"}) {
+    const std::string body = fmt::format(R"({{"tools":[{{}}],"tool_choice":{},"stream":true}})", choice);
+    PullFlow f = flow(body);
+    const InstanceId asked = as<AskPrefill>(f.start()).instance;
+    const Step step = f.on_prefill(UpstreamAnswer{500, no}, kNow);
+    EXPECT_EQ(as<AskDecode>(step).body, body);
+    EXPECT_EQ(f.retries(), 0U);
+    as<Relay>(f.on_decode_head());
+    std::string out;
+    f.on_event("data: {\"usage\":{\"cached_tokens\":9}}\n\n", "{\"usage\":{\"cached_tokens\":9}}", out);
+    f.on_event("data: [DONE]\n\n", "[DONE]", out);
+    f.on_stream_end({}, kNow, out);
+    EXPECT_EQ(out, "data: {\"usage\":{\"cached_tokens\":9}}\n\ndata: [DONE]\n\n");
+    EXPECT_EQ(f.outcome(), "ok");
+    EXPECT_TRUE(registry_.find(asked)->fails_forced_tools);
+    expect_all_released();
+  }
+  // Both are known by now, and are not asked for what strands their blocks; other requests they still get.
+  PullFlow known = flow(R"({"tool_choice":"required"})");
+  as<AskDecode>(known.start());
+  known.on_client_gone();
+  PullFlow other = flow(R"({"tool_choice":"auto"})");
+  as<AskPrefill>(other.start());
+  as<Pause>(other.on_prefill(UpstreamAnswer{500, no}, kNow));
+}
+
+TEST_F(PullFlowTest, A500ThatSaysThatTheRequestIsWrongIsNotTriedAgain) {
+  const std::vector<std::pair<std::string, bool>> rows = {
+      {R"({"error":{"message":"x","type":"BadRequestError","code":500}})", false},
+      {R"({"error":{"message":"x","type":"invalid_request_error"}})", false},
+      {R"({"object":"error","message":"x","code":400})", false},
+      {R"({"error":{"message":"x","type":"InternalServerError","code":500}})", true},
+      {"Internal Server Error", true},
+      {"", true},
+  };
+  for (const auto& [body, again] : rows) {
+    PullFlow p = flow("{}");
+    p.start();
+    EXPECT_EQ(std::holds_alternative<Pause>(p.on_prefill(UpstreamAnswer{500, body}, kNow)), again) << body;
+    PullFlow d = flow("{}");
+    d.start();
+    d.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
+    EXPECT_EQ(std::holds_alternative<Pause>(d.on_decode_whole(UpstreamAnswer{500, body}, kNow)), again)
+        << body;
+  }
 }
 
 TEST_F(PullFlowTest, WithoutAnInstanceTheStatusIs503AndSaysWhy) {

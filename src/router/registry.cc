@@ -98,10 +98,19 @@ size_t Registry::count(Side side) const {
       std::ranges::count_if(instances_, [&](const auto& i) { return i->side == side; }));
 }
 
-void Registry::on_probe_ok(InstanceId id, std::optional<api::InstanceIdentity> identity, Time now) {
+void Registry::on_forced_tool_failed(InstanceId id) {
+  if (Instance* instance = get(id)) instance->fails_forced_tools = true;
+}
+
+void Registry::on_probe_ok(InstanceId id, std::optional<api::InstanceIdentity> identity, Time now,
+                           std::string notice) {
   Instance* instance = get(id);
   if (instance == nullptr) return;
-  if (instance->health != Health::kUp) instance->since = now;
+  if (instance->health != Health::kUp) {
+    instance->since = now;
+    instance->fails_forced_tools = false;  // it may be another server by now
+  }
+  instance->notice = std::move(notice);
   instance->health = Health::kUp;
   instance->reason.clear();
   instance->identity = std::move(identity);
@@ -157,8 +166,13 @@ std::string Registry::why_not(const Instance& p, const Instance& d) const {
   if (d.health != Health::kUp) return d.reason;
   if (d.is_draining) return "it is being removed";
   if (fits(p, d)) return {};
-  return p.identity && d.identity ? api::pairing_mismatch(*p.identity, *d.identity)
-                                  : "one is a Baton instance and the other is not";
+  if (p.identity && d.identity) return api::pairing_mismatch(*p.identity, *d.identity);
+  std::string why = "one is a Baton instance and the other is not";
+  for (const Instance* instance : {&p, &d}) {
+    if (!instance->identity && !instance->notice.empty())
+      why += fmt::format(" ({}: {})", instance->address(), instance->notice);
+  }
+  return why;
 }
 
 std::string Registry::why_no_partner(const Instance& p) const {

@@ -57,6 +57,8 @@ struct Instance {
   Time since;                                      // of the health
   bool is_draining = false;                        // takes no new requests, leaves when the last one ended
   std::optional<api::InstanceIdentity> identity;   // nothing: not a Baton instance (a vLLM), or unknown
+  std::string notice;                              // what an operator should know of it and do; mostly empty
+  bool fails_forced_tools = false;  // a foreign P that answers 500 where tool_choice forces a call
 
   double active_tokens = 0;
   double active_kv = 0;  // P only: prefills whose KV is not taken yet
@@ -107,10 +109,12 @@ class Registry {
   bool remove(Side side, std::string_view host, uint16_t port);
 
   // What a probe found. `identity`: nothing when it does not speak Baton.
-  void on_probe_ok(InstanceId id, std::optional<api::InstanceIdentity> identity, Time now);
+  void on_probe_ok(InstanceId id, std::optional<api::InstanceIdentity> identity, Time now,
+                   std::string notice = {});
   void on_probe_failed(InstanceId id, std::string reason, Time now);
   // A request's own experience: a transport failure takes the instance out until a probe brings it back.
   void on_request_failed(InstanceId id, std::string reason, Time now);
+  void on_forced_tool_failed(InstanceId id);
 
   // The best prefill instance that is up and has a decode instance to hand over to; not one of `avoid` while
   // there is another. kUnavailable says what is wrong with each.

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "api/kv_transfer_params.h"
@@ -38,6 +40,14 @@ serve::ServedModel served_model(const InstanceOptions& options, const model::Mod
   return served;
 }
 
+// Puts another prompt's outcome behind those before it.
+void join(Outcome& next, Outcome& whole) {
+  std::ranges::move(next.choices, std::back_inserter(whole.choices));
+  std::ranges::move(next.prompt_logprobs, std::back_inserter(whole.prompt_logprobs));
+  if (!whole.error) whole.error = next.error;
+  whole.recomputed = whole.recomputed || next.recomputed;
+}
+
 }  // namespace
 
 uint16_t Instance::next_port_ = 1000;
@@ -71,16 +81,40 @@ void Instance::submit(const std::string& body, Done done) {
   };
   const auto parsed = api::parse_completion_request(body, {.vocab_size = served_.vocab_size});
   if (!parsed) return refuse(parsed.error());
-  const auto handover = serve::handover_part(*parsed, served_.identity);
+  struct Joined {
+    std::vector<Outcome> outcomes;
+    size_t left = 0;
+    Done done;
+  };
+  const auto joined = std::make_shared<Joined>();
+  joined->outcomes.resize(parsed->prompts.size());
+  joined->left = parsed->prompts.size();
+  joined->done = std::move(done);
+  for (size_t i = 0; i < parsed->prompts.size(); ++i) {
+    submit_prompt(*parsed, parsed->prompts[i], [joined, i](Outcome outcome, const std::string& params) {
+      joined->outcomes[i] = std::move(outcome);
+      if (--joined->left > 0) return;
+      Outcome whole = std::move(joined->outcomes.front());
+      for (size_t k = 1; k < joined->outcomes.size(); ++k) join(joined->outcomes[k], whole);
+      joined->done(std::move(whole), params);
+    });
+  }
+}
+
+void Instance::submit_prompt(const api::CompletionRequest& parsed, const api::Prompt& text, Done done) {
+  const auto refuse = [&](const Error& error) {
+    done(Outcome{.choices = {}, .prompt_logprobs = {}, .error = error}, {});
+  };
+  const auto handover = serve::handover_part(parsed, served_.identity);
   if (!handover) return refuse(handover.error());
-  const auto prompt = serve::tokenize_prompt(served_, parsed->prompts.front(), true);
+  const auto prompt = serve::tokenize_prompt(served_, text, true);
   if (!prompt) return refuse(prompt.error());
   serve::DoorDraws draws;
   draws.seed = draws_++;
   draws.handover = random_id<HandoverId>();
   draws.transfer = random_id<TransferId>();
   std::string why;
-  auto request = serve::build_request(served_, *parsed, *handover, prompt->tokens,
+  auto request = serve::build_request(served_, parsed, *handover, prompt->tokens,
                                       api::kCompletionTokensDefault, draws, why);
   if (!request) return refuse(request.error());
   CHECK(why.empty(), "{}", why);
@@ -158,16 +192,30 @@ void Cluster::send(std::string body, Time at) {
 }
 
 void Cluster::begin(const std::string& body, size_t index) {
-  auto client = router::read_client_body(router::Route::kCompletions, body);
+  auto whole = std::make_shared<Whole>();
+  whole->body = body;
+  whole->index = index;
+  // Parts and flow keep views into the body.
+  auto client = router::read_client_body(router::Route::kCompletions, whole->body);
   CHECK(client.has_value(), "{}", client.error().message);
-  auto flight = std::make_shared<Flight>();
-  flight->body = body;
-  flight->index = index;
-  // The flow keeps views into the body.
-  client = router::read_client_body(router::Route::kCompletions, flight->body);
-  flight->flow = std::make_unique<router::PullFlow>(registry_, router::FlowLimits{.attempts = 50},
-                                                    std::move(*client), fmt::format("r{}", index), 7);
-  carry_out(flight, flight->flow->start());
+  whole->client = std::move(*client);
+  whole->parts.emplace(*whole->client, fmt::format("r{}", index));
+  begin_parts(whole);
+}
+
+void Cluster::begin_parts(const std::shared_ptr<Whole>& whole) {
+  while (const auto part = whole->parts->begin_next()) {
+    auto flight = std::make_shared<Flight>();
+    flight->whole = whole;
+    flight->part = *part;
+    flight->body = whole->parts->body(*part);
+    auto client = router::read_client_body(router::Route::kCompletions, flight->body);
+    CHECK(client.has_value(), "{}", client.error().message);
+    client->part = whole->parts->place(*part);
+    flight->flow = std::make_unique<router::PullFlow>(registry_, router::FlowLimits{.attempts = 50},
+                                                      std::move(*client), whole->parts->request_id(*part), 7);
+    carry_out(flight, flight->flow->start());
+  }
 }
 
 void Cluster::carry_out(const std::shared_ptr<Flight>& flight, router::Step step) {
@@ -190,22 +238,39 @@ void Cluster::carry_out(const std::shared_ptr<Flight>& flight, router::Step step
       const std::string body = outcome.error ? api::render_error(*outcome.error) : R"({"choices":[]})";
       // What only P has is merged in by the flow; here it is merged as values.
       outcome.prompt_logprobs = flight->prefill.prompt_logprobs;
-      if (status == 200) outcomes_[flight->index] = std::move(outcome);
+      if (status == 200) flight->whole->outcomes[flight->part] = std::move(outcome);
       carry_out(flight, flight->flow->on_decode_whole(router::UpstreamAnswer{status, body}, now_));
     });
   } else if (const auto* pause = std::get_if<router::Pause>(&step)) {
     timers_.emplace_back(now_ + pause->duration,
                          [this, flight] { carry_out(flight, flight->flow->on_pause_done()); });
   } else {
-    const auto& reply = std::get<router::Reply>(step);
-    Outcome& outcome = outcomes_[flight->index];
-    if (reply.status != 200) {
-      outcome = {.choices = {}, .prompt_logprobs = {}, .error = Error{Code::kUnavailable, reply.body}};
-    } else if (outcome.choices.empty()) {
-      outcome = std::move(flight->prefill);  // the answer ended with its first token
-    }
-    --unfinished_;
+    finish(flight, std::get<router::Reply>(step));
   }
+}
+
+void Cluster::finish(const std::shared_ptr<Flight>& flight, const router::Reply& reply) {
+  Whole& whole = *flight->whole;
+  Outcome& outcome = whole.outcomes[flight->part];
+  if (reply.status != 200) {
+    outcome = {.choices = {}, .prompt_logprobs = {}, .error = Error{Code::kUnavailable, reply.body}};
+  } else if (outcome.choices.empty()) {
+    outcome = std::move(flight->prefill);  // the answer ended with its first token
+  }
+  std::string no_events;
+  whole.parts->on_reply(flight->part, reply, {}, no_events);
+  begin_parts(flight->whole);
+  if (!whole.parts->is_over() || whole.outcomes.empty()) return;
+  Outcome joined = std::move(whole.outcomes.begin()->second);
+  whole.outcomes.erase(whole.outcomes.begin());
+  for (auto& [part, next] : whole.outcomes) {
+    CHECK(joined.error ||
+          whole.parts->place(part).first_choice == static_cast<int32_t>(joined.choices.size()));
+    join(next, joined);
+  }
+  whole.outcomes.clear();
+  outcomes_[whole.index] = std::move(joined);
+  --unfinished_;
 }
 
 void Cluster::run() {

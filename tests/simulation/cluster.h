@@ -15,6 +15,7 @@
 #include "kernels/cpu.h"
 #include "kv/arena.h"
 #include "model/language_model.h"
+#include "router/parts.h"
 #include "router/pull_flow.h"
 #include "router/registry.h"
 #include "serve/request_builder.h"
@@ -25,8 +26,8 @@ namespace baton::simulation {
 
 // What a client got.
 struct Outcome {
-  std::vector<std::vector<engine::DrawnToken>> choices;  // [n]
-  std::vector<std::optional<engine::PositionLogprobs>> prompt_logprobs;
+  std::vector<std::vector<engine::DrawnToken>> choices;                  // [prompt x n + i]
+  std::vector<std::optional<engine::PositionLogprobs>> prompt_logprobs;  // prompt after prompt
   std::optional<Error> error;
   bool recomputed = false;  // D computed the prompt because the hand-over failed
 
@@ -52,7 +53,8 @@ class Instance {
   Instance(InstanceOptions options, std::unique_ptr<model::LanguageModel> model,
            const std::string& tokenizer_dir, transfer::fake::FakeNetwork& network);
 
-  // Begins one request; `done` gets its outcome and, from P, the kv_transfer_params for D (else empty).
+  // Begins one request, each prompt of a list as one of the engine's; `done` gets its outcome and, from P,
+  // the kv_transfer_params for D (else empty).
   using Done = std::function<void(Outcome, std::string kv_transfer_params)>;
   void submit(const std::string& body, Done done);
 
@@ -72,6 +74,7 @@ class Instance {
     uint32_t prompt_tokens = 0;
     uint32_t cached_tokens = 0;
   };
+  void submit_prompt(const api::CompletionRequest& request, const api::Prompt& prompt, Done done);
   void take(const engine::Answer& answer);
   void finish(uint64_t id);
 
@@ -110,13 +113,24 @@ class Cluster {
   std::function<void(uint64_t round)> on_round;
 
  private:
-  struct Flight {
-    std::unique_ptr<router::PullFlow> flow;
+  // A client's request, as its parts.
+  struct Whole {
     std::string body;
     size_t index = 0;
+    std::optional<router::ClientBody> client;
+    std::optional<router::PartedAnswer> parts;
+    std::map<size_t, Outcome> outcomes;  // by part
+  };
+  struct Flight {
+    std::shared_ptr<Whole> whole;
+    size_t part = 0;
+    std::unique_ptr<router::PullFlow> flow;
+    std::string body;
     Outcome prefill;  // what P drew
   };
   void begin(const std::string& body, size_t index);
+  void begin_parts(const std::shared_ptr<Whole>& whole);
+  void finish(const std::shared_ptr<Flight>& flight, const router::Reply& reply);
   void carry_out(const std::shared_ptr<Flight>& flight, router::Step step);
   Instance& by_id(router::InstanceId id);
 

@@ -28,7 +28,13 @@ class RandomRequests {
   }
 
   std::string next() {
-    std::string body = fmt::format(R"({{"prompt":[{}],"seed":{})", fmt::join(prompt(), ","), number(0, 1000));
+    std::string list = fmt::format("[{}]", fmt::join(prompt(), ","));
+    if (chance(15)) {  // several prompts, some more than are handed over at once
+      const int more = chance(10) ? 20 : number(1, 4);
+      for (int i = 0; i < more; ++i) list += fmt::format(",[{}]", fmt::join(prompt(), ","));
+      list = "[" + list + "]";
+    }
+    std::string body = fmt::format(R"({{"prompt":{},"seed":{})", list, number(0, 1000));
     const int max_tokens = chance(10) ? 1 : number(1, 12);
     body += fmt::format(R"(,"max_tokens":{})", max_tokens);
     if (chance(30)) body += fmt::format(R"(,"n":{})", number(2, 3));

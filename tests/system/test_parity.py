@@ -67,6 +67,9 @@ def random_request(draw: random.Random, vocabulary: int) -> tuple[str, dict]:
             body["prompt_logprobs"] = draw.choice([0, 1, 3])
         return "/v1/chat/completions", body
     body["prompt"] = random_prompt(draw, 2000, vocabulary)
+    if draw.random() < 0.2:  # a list of prompts, all texts or all token ids
+        prompts = [random_prompt(draw, 300, vocabulary) for _ in range(draw.choice([2, 3, 5, 20]))]
+        body["prompt"] = [prompt for prompt in prompts if isinstance(prompt, str) == isinstance(prompts[0], str)]
     if draw.random() < 0.5: body["logprobs"] = draw.choice([0, 1, 5])
     if draw.random() < 0.25: body["echo"] = True
     if not body.get("stream") and draw.random() < 0.25: body["prompt_logprobs"] = draw.choice([0, 1, 3])

@@ -1,0 +1,66 @@
+// What a flow and its shell say to each other. A flow is one request's way through the instances as a
+// function of what happened; the shell (proxy/exchange.h) does what the flow says, one step at a time, and
+// reports how it went.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/clock.h"
+#include "router/registry.h"
+
+namespace baton::router {
+
+struct FlowLimits {
+  int32_t attempts = 3;             // of each stage, at least 1
+  Duration retry_delay{1'000'000};  // doubles with each attempt
+  Duration retry_delay_max = std::chrono::seconds(1);
+};
+
+// The one thing to do next.
+struct AskPrefill {
+  InstanceId instance{};
+  std::string body;
+};
+struct AskDecode {
+  InstanceId instance{};
+  std::string body;
+};
+struct Pause {
+  Duration duration{0};
+};
+// The answer to the client; the request is over.
+struct Reply {
+  int status = 200;
+  std::string content_type = "application/json";
+  std::string body;
+  std::string retry_after = {};  // the header of that name, an instance's own where it gave one; empty: none
+};
+// D answers 200 to a streaming request: forward its events.
+struct Relay {};
+// The chosen instances hold the KV of one choice only: the request has to be split into its choices
+// (router/parts.h). Nothing was asked of anybody.
+struct Split {};
+using Step = std::variant<AskPrefill, AskDecode, Pause, Reply, Relay, Split>;
+
+// What P or D must be told after the request went another way: its part of the work is not wanted.
+struct Cleanup {
+  InstanceId instance{};
+  std::string host;  // its address: with the last reservation a draining instance leaves the registry
+  uint16_t port = 0;
+  std::vector<std::string> ids;  // for /abort_request of a Baton instance
+  // A P that is no Baton instance knows no /abort_request: D is given the hand-over and left at once, so that
+  // it tells P by itself.
+  std::string decode_body;
+};
+
+// How an upstream exchange ended.
+struct UpstreamAnswer {
+  int status = 0;
+  std::string body;
+  std::string retry_after = {};  // as in Reply
+};
+
+}  // namespace baton::router
