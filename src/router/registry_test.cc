@@ -108,11 +108,11 @@ TEST(Registry, PairsThatDoNotFitAreRefusedBeforeAnyPrefill) {
 
 TEST(Registry, WhatKeepsAnInstanceFromSayingWhoItIsIsPartOfWhyItsPairIsRefused) {
   Cluster c(1, 1);
-  c.registry.on_probe_ok(c.p[0], identity(api::Role::kPrefill), kStart);
+  c.registry.on_probe_ok(c.p[0], api::identity_of(api::Role::kPrefill), kStart);
   c.registry.on_probe_ok(c.d[0], std::nullopt, kStart, "it asks for an API key");
   EXPECT_EQ(c.registry.refused_pairs().at(0).reason,
             "one is a Baton instance and the other is not (10.0.0.2:7200: it asks for an API key)");
-  c.registry.on_probe_ok(c.d[0], identity(api::Role::kDecode), kStart);
+  c.registry.on_probe_ok(c.d[0], api::identity_of(api::Role::kDecode), kStart);
   EXPECT_EQ(c.registry.find(c.d[0])->notice, "");
 }
 
