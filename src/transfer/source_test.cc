@@ -89,7 +89,7 @@ Landing misfit(const Machine& machine) {
 }
 
 const std::map<std::string, Event>& events() {
-  static const std::map<std::string, Event> kEvents = {
+  static const std::map<std::string, Event> all_events = {
       {"hold", [](Machine& m) { m.hold(); }},
       {"Renew", [](Machine& m) { m.receive(kPeer, Renew{m.handover}); }},
       {"Renew of another peer", [](Machine& m) { m.receive(kOther, Renew{m.handover}); }},
@@ -112,7 +112,7 @@ const std::map<std::string, Event>& events() {
       {"the deadline of the Landing passes", [](Machine& m) { m.pass(kShort); }},
       {"release", [](Machine& m) { m.source.release(m.handover, "why"); }},
   };
-  return kEvents;
+  return all_events;
 }
 
 std::map<std::pair<std::string, std::string>, TableRow> table() {

@@ -93,7 +93,7 @@ class Machine {
 using Event = std::function<void(Machine&)>;
 
 const std::map<std::string, Event>& events() {
-  static const std::map<std::string, Event> kEvents = {
+  static const std::map<std::string, Event> all_events = {
       {"expect", [](Machine& m) { m.expect(m.transfer); }},
       {"expect of a peer that is up",
        [](Machine& m) {
@@ -138,7 +138,7 @@ const std::map<std::string, Event>& events() {
          m.pass(m.state() == "stopping" ? m.config.stop_retry : std::chrono::milliseconds(50));
        }},
   };
-  return kEvents;
+  return all_events;
 }
 
 std::map<std::pair<std::string, std::string>, TableRow> table() {

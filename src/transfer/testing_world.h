@@ -688,6 +688,10 @@ inline void World::check() {
         std::ranges::count_if(p_arenas_.back(), [](const Block& b) { return b.owner != kNobody; });
     if (source_->held_blocks() != static_cast<size_t>(held)) broken("P's blocks and holds do not agree");
     if (source_->size() > 0 && source_->next_deadline() == kNever) broken("P waits without a deadline");
+    for (const HeldSnapshot& one : source_->snapshot()) {
+      if (one.state != HeldState::kWaiting && one.peer.empty())
+        broken("P holds blocks for a peer that is gone");
+    }
   }
   if (target_->size() > 0 && target_->next_deadline() == kNever) broken("D waits without a deadline");
 }

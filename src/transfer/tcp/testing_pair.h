@@ -148,6 +148,11 @@ class RawPeer {
     fd_.reset(accept4(listener_.fd.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     return static_cast<bool>(fd_);
   }
+  // So that the other side soon cannot send any more.
+  void shrink_receive_buffer() const {
+    const int bytes = 4096;
+    setsockopt(fd_.get(), SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes));
+  }
   // The other side has ended the connection.
   bool is_closed() const {
     std::byte byte{};
