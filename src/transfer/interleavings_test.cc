@@ -84,10 +84,10 @@ TEST_P(Interleavings, KeepEveryPromise) {
 
 std::vector<Row> rows() {
   if (std::getenv("BATON_EXPLORER_DEEP") != nullptr) {
-    return {{"tcp", {.local = false, .requests = 1, .faults = 3, .ticks = 1, .depth = 40}, 150'000},
-            {"local", {.local = true, .requests = 1, .faults = 3, .ticks = 1, .depth = 40}, 100'000},
-            {"tcp_reuse", {.local = false, .requests = 2, .faults = 1, .ticks = 1, .depth = 40}, 100'000},
-            {"local_reuse", {.local = true, .requests = 2, .faults = 1, .ticks = 1, .depth = 40}, 100'000}};
+    return {{"tcp", {.local = false, .requests = 1, .faults = 3, .ticks = 1, .depth = 40}, 1'288'000},
+            {"local", {.local = true, .requests = 1, .faults = 3, .ticks = 1, .depth = 40}, 758'000},
+            {"tcp_reuse", {.local = false, .requests = 2, .faults = 1, .ticks = 1, .depth = 40}, 5'750'000},
+            {"local_reuse", {.local = true, .requests = 2, .faults = 1, .ticks = 1, .depth = 40}, 2'448'000}};
   }
   return {{"tcp", {.local = false, .requests = 1, .faults = 2, .ticks = 1, .depth = 13}, 65'000},
           {"local", {.local = true, .requests = 1, .faults = 2, .ticks = 1, .depth = 13}, 49'000},
