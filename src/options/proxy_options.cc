@@ -191,9 +191,11 @@ class Binder {
   }
 
   Result<void> bind_flow() {
-    const std::string policy = given_.text("--policy").value_or("least-load");
-    if (policy == "round-robin") options_.policy = ProxyPolicy::kRoundRobin;
-    if (policy == "prefix-affinity") options_.policy = ProxyPolicy::kPrefixAffinity;
+    const std::string policy = given_.text("--policy").value_or("tutorial");
+    if (policy == "least-tokens") options_.policy = ProxyPolicy::kLeastTokens;
+    if (policy == "prefix") options_.policy = ProxyPolicy::kPrefix;
+    TRY_DO(integer("--max-in-flight-per-instance", 0, kRequestsMax, options_.max_in_flight_per_instance));
+    TRY_DO(seconds("--queue-timeout", 0, options_.queue_timeout));
     TRY_DO(integer("--max-retries", 0, 100, options_.attempts));
     options_.attempts = std::max(options_.attempts, 1);
     TRY_DO(seconds("--retry-delay", 0, options_.retry_delay));

@@ -28,7 +28,7 @@ Result<Endpoint> parse_endpoint(std::string_view text);
 // "h:p", IPv6 bracketed.
 std::string endpoint_text(const Endpoint& endpoint);
 
-enum class ProxyPolicy { kLeastLoad, kRoundRobin, kPrefixAffinity };
+enum class ProxyPolicy { kTutorial, kLeastTokens, kPrefix };  // router/registry.h
 
 struct ProxyOptions {
   bool help = false;  // --help: print help_text(proxy_command()) and exit 0; nothing below is checked
@@ -45,7 +45,7 @@ struct ProxyOptions {
   Duration waiting_interval = std::chrono::seconds(10);  // between them, and between drain checks
   int32_t workers = 1;  // one process serves all; more are accepted with a notice
 
-  ProxyPolicy policy = ProxyPolicy::kLeastLoad;
+  ProxyPolicy policy = ProxyPolicy::kTutorial;
   std::vector<std::string> api_keys;  // asked of clients; empty: open
   std::string backend_api_key;  // OPENAI_API_KEY: sent to instances; empty: the client's own is forwarded
   std::string admin_key;        // empty: admin routes take loopback only
@@ -55,8 +55,10 @@ struct ProxyOptions {
   Duration first_byte_timeout = std::chrono::seconds(300);  // from D's request to its first byte
   Duration idle_timeout = std::chrono::seconds(120);        // between two events of a stream
   Duration health_interval = std::chrono::seconds(2);
-  int32_t max_waiting = 1024;    // requests without an instance; then 429
-  int32_t max_in_flight = 4096;  // requests at once; then 429
+  int32_t max_in_flight_per_instance = 512;           // then requests wait; 0: no bound
+  int32_t max_waiting = 1024;                         // requests that wait for an instance; then 429
+  Duration queue_timeout = std::chrono::seconds(30);  // of such a wait; then 429
+  int32_t max_in_flight = 4096;                       // requests at once; then 429
 
   LogLevel log_level = LogLevel::kInfo;
   std::vector<std::string> notices;  // lines to log at the start, warnings first

@@ -72,8 +72,12 @@ Exchange::Exchange(Hub& hub, const http::Request& from, Receiver& receiver, rout
       from_(from),
       receiver_(receiver),
       watch_(std::make_shared<Watch>(hub.loop)),
-      flow_(hub.registry, {.attempts = hub.options.attempts, .retry_delay = hub.options.retry_delay},
+      flow_(hub.registry,
+            {.attempts = hub.options.attempts,
+             .retry_delay = hub.options.retry_delay,
+             .queue_timeout = hub.options.queue_timeout},
             std::move(client), std::move(id), hub.seeds() >> 1) {  // instances read a signed number
+  flow_.set_wake([watch = watch_.get()] { watch->room.notify(); });
   hub_.watches.insert(watch_.get());
 }
 
@@ -181,7 +185,7 @@ http::Awaitable<std::optional<router::Step>> Exchange::relay(http::ResponseStrea
 }
 
 http::Awaitable<void> Exchange::carry_out() {
-  router::Step step = flow_.start();
+  router::Step step = flow_.start(hub_.loop.now());
   while (true) {
     start_cleanups(hub_, flow_);
     if (receiver_.is_gone()) co_return;
@@ -196,7 +200,12 @@ http::Awaitable<void> Exchange::carry_out() {
       step = co_await decode(std::move(request));
     } else if (const auto* pause = std::get_if<router::Pause>(&step)) {
       const auto slept = co_await hub_.loop.sleep(pause->duration);
-      step = flow_.on_pause_done();
+      step = flow_.on_pause_done(hub_.loop.now());
+    } else if (const auto* wait = std::get_if<router::Wait>(&step)) {
+      const auto woken = co_await watch_->room.wait_for(wait->duration);
+      const bool is_over = !woken && woken.error().code == Code::kTimeout;
+      if (receiver_.is_gone()) co_return;
+      step = is_over ? flow_.on_wait_over() : flow_.on_room(hub_.loop.now());
     } else if (std::holds_alternative<router::Relay>(step)) {
       http::ResponseStream stream = std::move(*stream_);
       stream_.reset();

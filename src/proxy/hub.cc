@@ -2,6 +2,14 @@
 
 namespace baton::proxy {
 
+router::RegistryOptions registry_options(const options::ProxyOptions& options) {
+  router::RegistryOptions out{.in_flight_max = static_cast<uint32_t>(options.max_in_flight_per_instance),
+                              .waiting_max = static_cast<size_t>(options.max_waiting)};
+  if (options.policy == options::ProxyPolicy::kLeastTokens) out.policy = router::Policy::kLeastTokens;
+  if (options.policy == options::ProxyPolicy::kPrefix) out.policy = router::Policy::kPrefix;
+  return out;
+}
+
 http::Headers Hub::upstream_headers(const http::Request* from, std::string_view request_id) const {
   http::Headers headers;
   headers.add("Content-Type", "application/json");

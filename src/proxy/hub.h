@@ -21,15 +21,19 @@ namespace baton::proxy {
 // A session that waits for an instance: woken when a probe finds the instance down, so that nobody hangs on a
 // peer that is frozen with its connections open.
 struct Watch {
-  explicit Watch(http::IoLoop& loop) : down(loop) {}
+  explicit Watch(http::IoLoop& loop) : down(loop), room(loop) {}
   http::Wake down;
+  http::Wake room;  // there may be room for a request that waits
   router::InstanceId instance{};
 };
+
+router::RegistryOptions registry_options(const options::ProxyOptions& options);
 
 struct Hub {
   Hub(http::IoLoop& io, const options::ProxyOptions& proxy_options)
       : loop(io),
         options(proxy_options),
+        registry(registry_options(proxy_options)),
         client(io, {.connect_timeout = proxy_options.connect_timeout,
                     .idle_timeout = proxy_options.idle_timeout}) {}
 

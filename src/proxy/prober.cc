@@ -56,6 +56,7 @@ void note(Hub& hub, router::InstanceId id, const Result<http::Response>& answer)
 }
 
 http::Awaitable<void> probe(Hub& hub, router::InstanceId id) {
+  const Time begun = hub.loop.now();
   while (true) {
     const router::Instance* instance = hub.registry.find(id);
     if (instance == nullptr) break;
@@ -70,6 +71,14 @@ http::Awaitable<void> probe(Hub& hub, router::InstanceId id) {
     note(hub, id, answer);
     instance = hub.registry.find(id);
     if (instance == nullptr) break;
+    const Duration patience = hub.options.waiting_interval * hub.options.waiting_attempts;
+    if (instance->is_waiting && patience > Duration{0} && hub.loop.now() - begun > patience) {
+      log_warning("proxy",
+                  fmt::format("{} is given up: it was not up within {:.0f} s (--max-waiting-retries)",
+                              instance->address(), seconds(patience)));
+      static_cast<void>(hub.registry.remove(instance->side, instance->host, instance->port));
+      break;
+    }
     const bool is_up = instance->health == router::Health::kUp;
     const Duration pause =
         is_up ? hub.options.health_interval : std::min(kDownProbeInterval, hub.options.health_interval);

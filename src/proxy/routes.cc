@@ -68,11 +68,12 @@ Answer answer_models(Hub& hub, http::Request& request, http::ResponseWriter& wri
   writer.send(503, kJson, json::serialize(body));
 }
 
-json::object describe(const router::Instance& instance) {
+json::object describe(const router::Instance& instance, Time now) {
   json::object out{{"address", instance.address()},
                    {"role", router::side_name(instance.side)},
                    {"health", router::health_name(instance.health)},
                    {"draining", instance.is_draining},
+                   {"breaker", router::breaker_state_name(instance.breaker.state(now))},
                    {"in_flight", instance.in_flight},
                    {"baton", instance.identity.has_value()}};
   if (!instance.reason.empty()) out["reason"] = instance.reason;
@@ -82,7 +83,8 @@ json::object describe(const router::Instance& instance) {
 
 Answer answer_healthcheck(Hub& hub, http::Request&, http::ResponseWriter& writer) {
   json::array instances;
-  for (const auto& instance : hub.registry.instances()) instances.push_back(describe(*instance));
+  for (const auto& instance : hub.registry.instances())
+    instances.push_back(describe(*instance, hub.loop.now()));
   json::array refused;
   for (const router::RefusedPair& pair : hub.registry.refused_pairs()) {
     refused.push_back({{"prefill", pair.prefill}, {"decode", pair.decode}, {"reason", pair.reason}});
@@ -99,7 +101,7 @@ Answer answer_healthcheck(Hub& hub, http::Request&, http::ResponseWriter& writer
 
 // Whether a request would find a pair of instances now.
 Answer answer_health(Hub& hub, http::Request&, http::ResponseWriter& writer) {
-  const auto ready = hub.registry.ready();
+  const auto ready = hub.registry.ready(hub.loop.now());
   if (hub.draining) {
     writer.send(503, kJson, R"({"error":"draining"})");
   } else if (ready) {
@@ -111,6 +113,7 @@ Answer answer_health(Hub& hub, http::Request&, http::ResponseWriter& writer) {
 }
 
 Answer answer_metrics(Hub& hub, http::Request&, http::ResponseWriter& writer) {
+  hub.metrics.requests_waiting = static_cast<int64_t>(hub.registry.queue().size());
   hub.metrics.instances.clear();
   for (const auto& instance : hub.registry.instances()) {
     hub.metrics.instances.push_back({.address = instance->address(),
@@ -146,6 +149,7 @@ Answer answer_reset_prefix_cache(Hub& hub, http::Request& request, http::Respons
     const auto answer = co_await hub.client.request(std::move(ask));
     if (!answer || answer->status != 200) failed.emplace_back(base);
   }
+  hub.registry.forget_caches();
   if (failed.empty()) {
     writer.send(200, kJson, "");
   } else {
@@ -188,6 +192,7 @@ Result<InstanceChange> parse_change(std::string_view body) {
 std::string changed_body(const Hub& hub, std::string message) {
   json::array sides[2];
   for (const auto& instance : hub.registry.instances()) {
+    if (instance->is_waiting) continue;
     sides[static_cast<size_t>(instance->side)].emplace_back(instance->address());
   }
   return json::serialize(json::object{{"message", std::move(message)},
@@ -195,34 +200,71 @@ std::string changed_body(const Hub& hub, std::string message) {
                                       {"current_decode_instances", std::move(sides[1])}});
 }
 
-std::string list_text(const InstanceChange& change) {
+std::string list_text(const std::vector<options::Endpoint>& endpoints) {
   std::string text;
-  for (const auto& endpoint : change.endpoints) {
+  for (const auto& endpoint : endpoints) {
     text += fmt::format("{}'{}'", text.empty() ? "" : ", ", options::endpoint_text(endpoint));
   }
   return "[" + text + "]";
 }
 
+// The original's words: an unknown type is no HTTP error there.
+void refuse_change(http::ResponseWriter& writer, const Error& error) {
+  if (error.param == "type") {
+    writer.send(200, kJson, json::serialize(json::object{{"error", error.message}}));
+  } else {
+    writer.send(400, kJson, api::render_error(error));
+  }
+}
+
+// Whether each new instance is up or not is known after its first probe, which is awaited.
+http::Awaitable<void> await_first_probes(Hub& hub, const std::vector<router::InstanceId>& added) {
+  constexpr Duration kStep = std::chrono::milliseconds(5);
+  for (Duration waited{0}; waited < kProbeTimeout; waited += kStep) {
+    const bool known = std::ranges::all_of(added, [&](router::InstanceId id) {
+      const router::Instance* instance = hub.registry.find(id);
+      return instance == nullptr || instance->health != router::Health::kUnknown;
+    });
+    if (known) break;
+    const auto slept = co_await hub.loop.sleep(kStep);
+    if (!slept) break;
+  }
+}
+
 Answer answer_add(Hub& hub, http::Request& request, http::ResponseWriter& writer) {
   const auto change = parse_change(request.body);
   if (!change) {
-    writer.send(400, kJson, api::render_error(change.error()));
+    refuse_change(writer, change.error());
     co_return;
   }
+  std::vector<router::InstanceId> added;
   for (const options::Endpoint& endpoint : change->endpoints) {
     const size_t before = hub.registry.instances().size();
-    const auto id = hub.registry.add(change->side, endpoint.host, endpoint.port, hub.loop.now());
-    if (hub.registry.instances().size() > before) start_probing(hub, id);
+    added.push_back(hub.registry.add(change->side, endpoint.host, endpoint.port, hub.loop.now()));
+    if (hub.registry.instances().size() == before) continue;
+    hub.registry.set_waiting(added.back());
+    start_probing(hub, added.back());
   }
-  writer.send(200, kJson,
-              changed_body(hub, fmt::format("add {} instances: {}.", router::side_name(change->side),
-                                            list_text(*change))));
+  co_await await_first_probes(hub, added);
+  std::vector<options::Endpoint> live, waiting;
+  for (size_t i = 0; i < added.size(); ++i) {
+    const router::Instance* instance = hub.registry.find(added[i]);
+    (instance != nullptr && !instance->is_waiting ? live : waiting).push_back(change->endpoints[i]);
+  }
+  std::string message;
+  if (!live.empty())
+    message = fmt::format("add {} instances: {}.", router::side_name(change->side), list_text(live));
+  if (!waiting.empty()) {
+    message += fmt::format("{}Instances {} are waiting to be added.", message.empty() ? "" : " ",
+                           list_text(waiting));
+  }
+  writer.send(200, kJson, changed_body(hub, std::move(message)));
 }
 
 Answer answer_remove(Hub& hub, http::Request& request, http::ResponseWriter& writer) {
   const auto change = parse_change(request.body);
   if (!change) {
-    writer.send(400, kJson, api::render_error(change.error()));
+    refuse_change(writer, change.error());
     co_return;
   }
   for (const options::Endpoint& endpoint : change->endpoints) {
@@ -230,7 +272,7 @@ Answer answer_remove(Hub& hub, http::Request& request, http::ResponseWriter& wri
   }
   writer.send(200, kJson,
               changed_body(hub, fmt::format("Instances {} are isolated and waiting to be removed.",
-                                            list_text(*change))));
+                                            list_text(change->endpoints))));
 }
 
 constexpr std::array kRoutes = {

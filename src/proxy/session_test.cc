@@ -237,6 +237,72 @@ TEST_F(SessionTest, NothingGoesElsewhereAfterTheFirstByte) {
   EXPECT_TRUE(proxy_->is_idle());
 }
 
+TEST_F(SessionTest, ARequestWaitsForRoomAndTheNextOneIsRefusedBeforeAnythingIsSpent) {
+  options::ProxyOptions options;
+  options.max_in_flight_per_instance = 1;
+  options.max_waiting = 1;
+  start(std::move(options));
+  for (FakeInstance* p : {&p1_, &p2_}) p->script({kHolds, kPrefilled});
+  for (FakeInstance* d : {&d1_, &d2_}) d->script({kAnswered});
+  std::vector<http::RawClient> clients;
+  for (int i = 0; i < 3; ++i) {
+    clients.push_back(proxy_->connect());
+    clients.back().send(RunningProxy::request("POST", "/v1/completions", "{}"));
+    const auto asked = static_cast<size_t>(std::min(i + 1, 2));
+    ASSERT_TRUE(proxy_->becomes([&](const Hub& hub) {
+      return p1_.heard().size() + p2_.heard().size() == asked &&
+             hub.registry.queue().size() == (i == 2 ? 1U : 0U);
+    }));
+  }
+  const std::string refused = proxy_->post("{}");
+  EXPECT_EQ(status_of(refused), "429");
+  EXPECT_NE(refused.find("Retry-After: 1"), std::string::npos) << refused;
+  EXPECT_NE(proxy_->ask("GET", "/metrics").find("requests_waiting"), std::string::npos);
+  clients[0].close();
+  EXPECT_EQ(status_of(clients[2].read_to_end()), "200");
+  clients[1].close();
+  EXPECT_TRUE(proxy_->is_idle());
+}
+
+TEST_F(SessionTest, AWaitThatIsTooLongIs429) {
+  options::ProxyOptions options;
+  options.max_in_flight_per_instance = 1;
+  options.queue_timeout = std::chrono::milliseconds(20);
+  start(std::move(options));
+  for (FakeInstance* p : {&p1_, &p2_}) p->script({kHolds});
+  std::vector<http::RawClient> clients;
+  for (size_t i = 0; i < 2; ++i) {
+    clients.push_back(proxy_->connect());
+    clients.back().send(RunningProxy::request("POST", "/v1/completions", "{}"));
+  }
+  ASSERT_TRUE(proxy_->becomes([&](const Hub&) { return p1_.heard().size() + p2_.heard().size() == 2; }));
+  const std::string refused = proxy_->post("{}");
+  EXPECT_EQ(status_of(refused), "429");
+  EXPECT_NE(refused.find("--queue-timeout"), std::string::npos) << refused;
+  for (http::RawClient& client : clients) client.close();
+  EXPECT_TRUE(proxy_->is_idle());
+}
+
+TEST_F(SessionTest, AddedInstancesAreLiveAfterTheirFirstProbeOrWaitAndAreGivenUpAsTold) {
+  options::ProxyOptions options;
+  options.waiting_attempts = 2;
+  options.waiting_interval = std::chrono::milliseconds(50);
+  start(std::move(options));
+  FakeInstance more(identity_of(api::Role::kDecode));
+  const std::string live = fmt::format("127.0.0.1:{}", more.port());
+  const std::string answer = proxy_->ask(
+      "POST", "/instances/add", fmt::format(R"({{"type":"decode","instances":["{}","[::1]:9"]}})", live));
+  EXPECT_NE(answer.find(fmt::format(
+                "add decode instances: ['{}']. Instances ['[::1]:9'] are waiting to be added.", live)),
+            std::string::npos)
+      << answer;
+  EXPECT_TRUE(proxy_->becomes([](const Hub& hub) { return hub.registry.count(router::Side::kDecode) == 3; }));
+  const std::string unknown = proxy_->ask("POST", "/instances/add", R"({"type":"x","instances":"h:1"})");
+  EXPECT_EQ(status_of(unknown), "200");
+  EXPECT_NE(unknown.find(R"({"error":"type: 'x')"), std::string::npos) << unknown;
+  EXPECT_EQ(status_of(proxy_->ask("POST", "/instances/add", R"({"type":"decode","instances":"h"})")), "400");
+}
+
 // ---- lists of prompts ----
 
 ScriptedAnswer whole_of(std::string_view prompt) {
@@ -431,7 +497,7 @@ TEST_F(SessionTest, HealthSaysWhoIsDownAndReservesNothing) {
     for (const auto& instance : hub.registry.instances()) hub.probe_now(instance->id);
     return 0;
   });
-  EXPECT_TRUE(proxy_->becomes([](const Hub& hub) { return !hub.registry.ready(); }));
+  EXPECT_TRUE(proxy_->becomes([](const Hub& hub) { return !hub.registry.ready(hub.loop.now()); }));
   const std::string health = proxy_->ask("GET", "/health");
   EXPECT_EQ(status_of(health), "503");
   EXPECT_NE(health.find("GET /v1/models answers 500"), std::string::npos) << health;

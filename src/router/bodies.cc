@@ -238,6 +238,8 @@ Result<ClientBody> read_client_body(Route route, std::string_view body) {
     TRY(const auto parsed, api::ObjectBytes::parse(options));
     TRY(client.include_usage, read_bool(parsed, "include_usage"));
   }
+  client.max_tokens = read_lax_count(client.members, "max_completion_tokens");
+  if (!client.max_tokens) client.max_tokens = read_lax_count(client.members, "max_tokens");
   client.must_call_tool = must_call_tool(client.members);
   client.has_seed = !is_null(client.members.find("seed").value_or(""));
   client.wants_prompt_logprobs = !is_null(client.members.find("prompt_logprobs").value_or(""));
@@ -304,6 +306,7 @@ Result<PrefillAnswer> read_prefill_answer(std::string body) {
     const json::value* details = usage->if_contains("prompt_tokens_details");
     if (details != nullptr && details->is_object()) {
       answer.cached_tokens = member_integer(details->get_object(), "cached_tokens");
+      answer.says_cached_tokens = details->get_object().contains("cached_tokens");
     }
   }
   if (const auto parsed = api::parse_json(answer.kv_transfer_params); parsed && parsed->is_object()) {

@@ -50,7 +50,8 @@ struct ClientBody {
   bool wants_prompt_logprobs = false;  // prompt_logprobs, or echo with logprobs
   bool merges_echo = false;            // the latter: P's logprobs go in front of D's
   bool has_seed = false;
-  bool must_call_tool = false;  // tool_choice is "required" or names a tool
+  std::optional<int32_t> max_tokens = {};  // the client's, under either name
+  bool must_call_tool = false;             // tool_choice is "required" or names a tool
 };
 
 // kInvalid with `param`: not a JSON object, or a field of the wrong type among those the proxy reads.
@@ -74,6 +75,7 @@ struct PrefillAnswer {
   std::string remote_request_id;   // P's name of the hand-over, for aborts; empty if unknown
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;
+  bool says_cached_tokens = false;
 };
 // kCorrupt when it is not an answer.
 Result<PrefillAnswer> read_prefill_answer(std::string body);

@@ -17,6 +17,7 @@ struct FlowLimits {
   int32_t attempts = 3;             // of each stage, at least 1
   Duration retry_delay{1'000'000};  // doubles with each attempt
   Duration retry_delay_max = std::chrono::seconds(1);
+  Duration queue_timeout = std::chrono::seconds(30);  // of a wait for an instance with room
 };
 
 // The one thing to do next.
@@ -43,7 +44,12 @@ struct Relay {};
 // The chosen instances hold the KV of one choice only: the request has to be split into its choices
 // (router/parts.h). Nothing was asked of anybody.
 struct Split {};
-using Step = std::variant<AskPrefill, AskDecode, Pause, Reply, Relay, Split>;
+// Every instance is full, the request has a place in the registry's queue: until the flow's wake is called
+// (on_room), at most this long (on_wait_over).
+struct Wait {
+  Duration duration{0};
+};
+using Step = std::variant<AskPrefill, AskDecode, Pause, Reply, Relay, Split, Wait>;
 
 // What P or D must be told after the request went another way: its part of the work is not wanted.
 struct Cleanup {

@@ -168,7 +168,7 @@ TEST(Parts, AFlowOfAPartNumbersItsChoicesNamesTheWholeAndLeavesUsageAndDoneToOth
     ClientBody client = *read_client_body(Route::kCompletions, body);
     client.part = p.parts.place(part);
     PullFlow flow(registry, {}, std::move(client), p.parts.request_id(part), 7);
-    flow.start();
+    flow.start(kNow);
     flow.on_prefill(UpstreamAnswer{200, R"({"choices":[{"index":0}],"kv_transfer_params":{"a":1}})"}, kNow);
     flow.on_decode_head();
     const std::string name = fmt::format(R"("id":"cmpl-id-{}","created":{})", part, 50 + part);
@@ -201,7 +201,7 @@ TEST(Parts, AFlowOfAPartWhoseAnswerEndedWithItsFirstTokenIsNumberedToo) {
   ClientBody client = *read_client_body(Route::kCompletions, body);
   client.part = p.parts.place(1);
   PullFlow flow(registry, {}, std::move(client), p.parts.request_id(1), 7);
-  flow.start();
+  flow.start(kNow);
   const Step step = flow.on_prefill(
       UpstreamAnswer{200, R"({"id":"cmpl-id-1","choices":[{"index":0,"text":"x"}],"usage":{"a":1}})"}, kNow);
   EXPECT_EQ(std::get<Reply>(step).body,

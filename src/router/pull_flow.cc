@@ -102,16 +102,49 @@ void PullFlow::abort_at(InstanceId id, std::string request) {
                        .decode_body = {}});
 }
 
-Step PullFlow::start() { return begin_prefill(); }
+Step PullFlow::start(Time now) { return begin_prefill(now); }
 
-Step PullFlow::on_pause_done() { return after_pause_ == Stage::kPrefill ? begin_prefill() : begin_decode(); }
+Step PullFlow::on_pause_done(Time now) {
+  return after_pause_ == Stage::kPrefill ? begin_prefill(now) : begin_decode(now);
+}
 
-Step PullFlow::begin_prefill() {
+Step PullFlow::wait_for_room(Time now, std::string why) {
+  const WaitQueue& queue = registry_.queue();
+  if (!place_) {
+    if (queue.is_full()) {
+      return finish_error(
+          {Code::kExhausted, fmt::format("{}; {} requests wait already, the most that --max-waiting "
+                                         "allows",
+                                         why, queue.size())},
+          "full");
+    }
+    place_ = registry_.queue().enter([this] { wake_(); });
+    waits_until_ = now + limits_.queue_timeout;
+  }
+  if (!why.empty()) why_it_waits_ = std::move(why);
+  return Wait{waits_until_ > now ? waits_until_ - now : Duration{0}};
+}
+
+Step PullFlow::on_wait_over() {
+  place_.leave();
+  return finish_error({Code::kExhausted, fmt::format("waited {:.1f} s, as long as --queue-timeout allows{}{}",
+                                                     seconds(limits_.queue_timeout),
+                                                     why_it_waits_.empty() ? "" : ": ", why_it_waits_)},
+                      "full");
+}
+
+Step PullFlow::begin_prefill(Time now) {
   stage_ = Stage::kPrefill;
-  ++prefill_attempts_;
   p_.release();
-  auto reserved = registry_.reserve_prefill(client_.bytes, avoid_);
+  // Nobody overtakes those who wait.
+  if (place_ ? !place_.is_first() : !registry_.queue().empty())
+    return wait_for_room(now, "requests wait already");
+  auto reserved = registry_.reserve_prefill(demand_, avoid_, now);
+  if (!reserved && reserved.error().code == Code::kExhausted)
+    return wait_for_room(now, reserved.error().message);
+  place_.leave();
   if (!reserved) return finish_error(reserved.error(), "no_instance");
+  ++prefill_attempts_;
   p_ = std::move(*reserved);
   p_instance_ = p_.instance();
   // A foreign P answers with the parameters of one choice and strands the KV of the others (vllm#38900).
@@ -119,7 +152,7 @@ Step PullFlow::begin_prefill() {
     finish({}, "split");
     return Split{};
   }
-  if (client_.must_call_tool && registry_.find(p_.instance())->fails_forced_tools) return decode_alone();
+  if (client_.must_call_tool && registry_.find(p_.instance())->fails_forced_tools) return decode_alone(now);
   return AskPrefill{p_.instance(), prefill_body(client_, is_baton(p_.instance()), seed_)};
 }
 
@@ -143,12 +176,13 @@ Step PullFlow::on_prefill(Result<UpstreamAnswer> answer, Time now) {
     abort_at(p_.instance(), request_id_);
     return again(Stage::kPrefill, error);
   }
+  note_answer(p_.instance(), answer->status, now);
   if (answer->status != 200) {
     // Some servers read the one token that P draws as a tool call and fail: every P would, and keep the
     // blocks of each attempt, of which nobody has a name (vllm#38911). D can answer alone.
     if (answer->status == 500 && client_.must_call_tool && !is_baton(p_.instance())) {
       registry_.on_forced_tool_failed(p_.instance());
-      return decode_alone();
+      return decode_alone(now);
     }
     if (may_try_again(*answer) && prefill_attempts_ < limits_.attempts) {
       avoid_.push_back(p_.instance());
@@ -158,15 +192,19 @@ Step PullFlow::on_prefill(Result<UpstreamAnswer> answer, Time now) {
   }
   auto read = read_prefill_answer(std::move(answer->body));
   if (!read) {
+    registry_.on_answer_failed(p_.instance(), now);
     avoid_.push_back(p_.instance());
     abort_at(p_.instance(), request_id_);
     return again(Stage::kPrefill, named(p_.instance(), {Code::kUnavailable, read.error().message}));
   }
   const bool ended = read->kv_transfer_params.empty() && is_baton(p_.instance());
   held_ = std::move(*read);
+  registry_.on_answered(p_.instance(), now);
+  registry_.on_prefilled(p_, demand_, held_->prompt_tokens,
+                         held_->says_cached_tokens ? std::optional(held_->cached_tokens) : std::nullopt);
   if (ended) return finish_with_prefill();
   kv_taken_ = held_->kv_transfer_params.empty();
-  return begin_decode();
+  return begin_decode(now);
 }
 
 // The answer ended with its first token: what P said is all there is.
@@ -183,18 +221,19 @@ Step PullFlow::finish_with_prefill() {
 }
 
 // Without a P: D computes the prompt itself.
-Step PullFlow::decode_alone() {
+Step PullFlow::decode_alone(Time now) {
   p_.release();
   p_instance_.reset();
-  return begin_decode();
+  return begin_decode(now);
 }
 
-Step PullFlow::begin_decode() {
+Step PullFlow::begin_decode(Time now) {
   stage_ = Stage::kDecode;
   ++decode_attempts_;
   d_.release();
   const auto partner = p_ ? std::optional(p_.instance()) : std::nullopt;
-  auto reserved = registry_.reserve_decode(client_.bytes, partner, avoid_);
+  p_.release_promise();
+  auto reserved = registry_.reserve_decode(demand_, partner, avoid_, now);
   if (!reserved) {
     abandon_held();
     return finish_error(reserved.error(), "no_instance");
@@ -203,6 +242,15 @@ Step PullFlow::begin_decode() {
   d_instance_ = d_.instance();
   return AskDecode{d_.instance(), decode_body(client_, held_ ? held_->kv_transfer_params : std::string_view(),
                                               is_baton(d_.instance()), seed_)};
+}
+
+// What a status says of an instance's health: only what no request can be to blame for.
+void PullFlow::note_answer(InstanceId id, int status, Time now) {
+  if (status == 502 || status == 503 || status == 504) {
+    registry_.on_answer_failed(id, now);
+  } else if (status != 200) {  // that is for its body to say
+    registry_.on_answered(id, now);
+  }
 }
 
 // Nobody will fetch P's KV any more.
@@ -232,6 +280,7 @@ Step PullFlow::on_decode_whole(Result<UpstreamAnswer> answer, Time now) {
   if (answer && answer->status == 200) {
     auto body = whole_answer(client_, held_ ? &*held_ : nullptr, std::move(answer->body));
     if (body) {
+      registry_.on_answered(d_.instance(), now);
       kv_taken_ = true;
       return finish({.body = std::move(*body)}, "ok");
     }
@@ -250,6 +299,7 @@ Step PullFlow::on_decode_whole(Result<UpstreamAnswer> answer, Time now) {
     if (decode_attempts_ >= limits_.attempts) return finish_error(error, "d_failed");
     return again(Stage::kPrefill, error);
   }
+  note_answer(d_.instance(), answer->status, now);
   if (may_try_again(*answer) && decode_attempts_ < limits_.attempts) {
     avoid_.push_back(d_.instance());
     return again(Stage::kDecode, {Code::kUnavailable, "decode"});
@@ -290,13 +340,16 @@ void PullFlow::on_stream_end(const Result<void>& end, Time now, std::string& out
     api::append_error_event(out, {error.code, "the answer is not complete: " + error.message});
     if (!client_.part) api::append_done(out);
     if (!end) registry_.on_request_failed(d_.instance(), why, now);
+    if (end) registry_.on_answer_failed(d_.instance(), now);
     abort_at(d_.instance(), request_id_);
     abandon_held();
   }
+  if (whole) registry_.on_answered(d_.instance(), now);
   finish({}, whole && !saw_error_ ? "ok" : "d_failed");
 }
 
 void PullFlow::on_client_gone() {
+  place_.leave();
   if (stage_ == Stage::kOver) return;
   if (stage_ == Stage::kPrefill && p_ && !held_) {
     abort_at(p_.instance(), request_id_);

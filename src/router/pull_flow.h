@@ -3,6 +3,9 @@
 // the client is told; it holds the reservations, so that they are released exactly once however the request
 // ends.
 //
+// A request for which no instance has room waits in the registry's queue first; when the queue is full, and
+// when its wait is over, it is a 429 with Retry-After and nothing was spent on it.
+//
 //   start ─► AskPrefill ─► on_prefill ─► AskDecode ─► on_decode_head ─► Relay ─► events ─► end
 //              │  failed: another P, after a pause                │  failed before the first byte: another D,
 //              ▼                                                  ▼  from a new prefill if the KV is lost
@@ -18,6 +21,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -39,10 +43,16 @@ class PullFlow {
         limits_(limits),
         client_(std::move(client)),
         request_id_(std::move(request_id)),
-        seed_(seed) {}
+        seed_(seed),
+        demand_(registry.demand_of(client_)) {}
 
-  Step start();
-  Step on_pause_done();
+  // Before start: what is called when there may be room for a request that waits; it must not call the flow.
+  void set_wake(std::function<void()> wake) { wake_ = std::move(wake); }
+
+  Step start(Time now);
+  Step on_pause_done(Time now);
+  Step on_room(Time now) { return begin_prefill(now); }
+  Step on_wait_over();
   Step on_prefill(Result<UpstreamAnswer> answer, Time now);
   // D's status. For 200 and a stream: Relay. Else the shell reads the body and calls on_decode_whole.
   bool relays(int status) const { return status == 200 && client_.stream; }
@@ -80,9 +90,11 @@ class PullFlow {
 
  private:
   enum class Stage : uint8_t { kPrefill, kDecode, kOver };
-  Step begin_prefill();
-  Step begin_decode();
-  Step decode_alone();
+  Step begin_prefill(Time now);
+  Step wait_for_room(Time now, std::string why);
+  Step begin_decode(Time now);
+  Step decode_alone(Time now);
+  void note_answer(InstanceId instance, int status, Time now);
   Step finish_with_prefill();
   Step again(Stage stage, const Error& error);
   Step finish(Reply reply, std::string outcome);
@@ -97,6 +109,11 @@ class PullFlow {
   ClientBody client_;
   std::string request_id_;
   uint64_t seed_;
+  Demand demand_;
+  std::function<void()> wake_ = [] {};
+  WaitQueue::Place place_;
+  Time waits_until_;
+  std::string why_it_waits_;
 
   Stage stage_ = Stage::kPrefill;
   Stage after_pause_ = Stage::kPrefill;

@@ -55,7 +55,7 @@ class ForeignPullFlowTest : public PullFlowTest {
 
 TEST_F(PullFlowTest, AStreamGoesFromPToDAndReleasesBoth) {
   PullFlow f = flow(R"({"stream":true})");
-  EXPECT_EQ(as<AskPrefill>(f.start()).instance, p_[0]);
+  EXPECT_EQ(as<AskPrefill>(f.start(kNow)).instance, p_[0]);
   const Step ask = f.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
   EXPECT_NE(as<AskDecode>(ask).body.find("held-1"), std::string::npos);
   EXPECT_TRUE(f.relays(200));
@@ -74,7 +74,7 @@ TEST_F(PullFlowTest, AStreamGoesFromPToDAndReleasesBoth) {
 
 TEST_F(PullFlowTest, AnAnswerThatEndsWithItsFirstTokenNeverGoesToD) {
   PullFlow f = flow("{}");
-  f.start();
+  f.start(kNow);
   EXPECT_EQ(as<Reply>(f.on_prefill(UpstreamAnswer{200, kEnded}, kNow)).body, kEnded);
   EXPECT_EQ(registry_.find(d_[0])->requests, 0U);
   expect_all_released();
@@ -83,7 +83,7 @@ TEST_F(PullFlowTest, AnAnswerThatEndsWithItsFirstTokenNeverGoesToD) {
 TEST_F(PullFlowTest, PsRefusalGoesToTheClientAsItIsAndIsNotTriedAgain) {
   for (const int status : {400, 401, 404, 413, 422}) {
     PullFlow f = flow("{}");
-    f.start();
+    f.start(kNow);
     const Step step = f.on_prefill(UpstreamAnswer{status, R"({"error":{"message":"no"}})"}, kNow);
     EXPECT_EQ(as<Reply>(step).status, status);
     EXPECT_EQ(as<Reply>(step).body, R"({"error":{"message":"no"}})");
@@ -93,9 +93,9 @@ TEST_F(PullFlowTest, PsRefusalGoesToTheClientAsItIsAndIsNotTriedAgain) {
 
 TEST_F(PullFlowTest, FailuresOfPAreTriedOnAnotherPAsOftenAsAllowed) {
   PullFlow f = flow("{}", 2);
-  const InstanceId first = as<AskPrefill>(f.start()).instance;
+  const InstanceId first = as<AskPrefill>(f.start(kNow)).instance;
   as<Pause>(f.on_prefill(fail(Code::kUnavailable, "refused"), kNow));
-  const Step second = f.on_pause_done();
+  const Step second = f.on_pause_done(kNow);
   EXPECT_NE(as<AskPrefill>(second).instance, first);
   const Step end = f.on_prefill(UpstreamAnswer{503, ""}, kNow);
   EXPECT_EQ(as<Reply>(end).status, 503);
@@ -106,11 +106,11 @@ TEST_F(PullFlowTest, FailuresOfPAreTriedOnAnotherPAsOftenAsAllowed) {
 
 TEST_F(PullFlowTest, PausesDouble) {
   PullFlow f = flow("{}", 4);
-  f.start();
+  f.start(kNow);
   std::vector<Duration> pauses;
   for (int i = 0; i < 3; ++i) {
     pauses.push_back(as<Pause>(f.on_prefill(UpstreamAnswer{500, ""}, kNow)).duration);
-    f.on_pause_done();
+    f.on_pause_done(kNow);
   }
   EXPECT_EQ(pauses, (std::vector<Duration>{std::chrono::milliseconds(1), std::chrono::milliseconds(2),
                                            std::chrono::milliseconds(4)}));
@@ -118,14 +118,14 @@ TEST_F(PullFlowTest, PausesDouble) {
 
 TEST_F(PullFlowTest, ADThatFailsBeforeItsFirstByteMeansANewPrefillAndTheOldKvIsGivenUp) {
   PullFlow f = flow("{}");
-  f.start();
+  f.start(kNow);
   const InstanceId first = as<AskDecode>(f.on_prefill(UpstreamAnswer{200, kHeld}, kNow)).instance;
   as<Pause>(f.on_decode_whole(fail(Code::kUnavailable, "reset"), kNow));
   const auto cleanups = f.take_cleanups();
   ASSERT_EQ(cleanups.size(), 2U);
   EXPECT_EQ(cleanups[1].instance, p_[0]);
   EXPECT_EQ(cleanups[1].ids, (std::vector<std::string>{"held-1"}));
-  as<AskPrefill>(f.on_pause_done());
+  as<AskPrefill>(f.on_pause_done(kNow));
   EXPECT_NE(as<AskDecode>(f.on_prefill(UpstreamAnswer{200, kHeld}, kNow)).instance, first);
   as<Reply>(f.on_decode_whole(UpstreamAnswer{200, R"({"choices":[]})"}, kNow));
   expect_all_released();
@@ -133,7 +133,7 @@ TEST_F(PullFlowTest, ADThatFailsBeforeItsFirstByteMeansANewPrefillAndTheOldKvIsG
 
 TEST_F(PullFlowTest, DsRefusalHasItsTrueStatusAndPIsTold) {
   PullFlow f = flow(R"({"stream":true})");
-  f.start();
+  f.start(kNow);
   f.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
   const Step step = f.on_decode_whole(UpstreamAnswer{400, R"({"error":{"message":"too long"}})"}, kNow);
   EXPECT_EQ(as<Reply>(step).status, 400);
@@ -145,7 +145,7 @@ TEST_F(PullFlowTest, DsRefusalHasItsTrueStatusAndPIsTold) {
 
 TEST_F(PullFlowTest, NothingIsTriedAgainAfterTheFirstByteAndTheClientIsTold) {
   PullFlow f = flow(R"({"stream":true})");
-  f.start();
+  f.start(kNow);
   f.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
   f.on_decode_head();
   std::string out;
@@ -159,7 +159,7 @@ TEST_F(PullFlowTest, NothingIsTriedAgainAfterTheFirstByteAndTheClientIsTold) {
 
 TEST_F(PullFlowTest, AStreamWithoutDoneIsAnErrorAndADOwnErrorIsNotDoubled) {
   PullFlow cut = flow(R"({"stream":true})");
-  cut.start();
+  cut.start(kNow);
   cut.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
   cut.on_decode_head();
   std::string out;
@@ -168,7 +168,7 @@ TEST_F(PullFlowTest, AStreamWithoutDoneIsAnErrorAndADOwnErrorIsNotDoubled) {
   EXPECT_NE(out.find("without [DONE]"), std::string::npos) << out;
 
   PullFlow own = flow(R"({"stream":true})");
-  own.start();
+  own.start(kNow);
   own.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
   own.on_decode_head();
   std::string events;
@@ -182,14 +182,14 @@ TEST_F(PullFlowTest, AStreamWithoutDoneIsAnErrorAndADOwnErrorIsNotDoubled) {
 
 TEST_F(PullFlowTest, AClientThatLeavesIsToldToWhoeverWorksForIt) {
   PullFlow during_prefill = flow("{}");
-  during_prefill.start();
+  during_prefill.start(kNow);
   during_prefill.on_client_gone();
   auto cleanups = during_prefill.take_cleanups();
   ASSERT_EQ(cleanups.size(), 1U);
   EXPECT_EQ(cleanups[0].ids, std::vector<std::string>{"id"});
 
   PullFlow between = flow("{}");
-  between.start();
+  between.start(kNow);
   between.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
   between.on_client_gone();
   between.on_client_gone();
@@ -202,7 +202,7 @@ TEST_F(PullFlowTest, AClientThatLeavesIsToldToWhoeverWorksForIt) {
 
 TEST_F(PullFlowTest, APWhoseKvWasNotFetchedIsToldOnce) {
   PullFlow f = flow("{}");
-  f.start();
+  f.start(kNow);
   f.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
   f.on_kv_unused();
   const auto cleanups = f.take_cleanups();
@@ -215,7 +215,7 @@ TEST_F(PullFlowTest, APWhoseKvWasNotFetchedIsToldOnce) {
 
 TEST_F(PullFlowTest, AnInstanceThatLeavesWithItsLastRequestIsStillToldThatItsClientLeft) {
   PullFlow f = flow("{}");
-  f.start();
+  f.start(kNow);
   f.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
   registry_.remove(Side::kPrefill, "p", 1);
   f.on_client_gone();
@@ -229,7 +229,7 @@ TEST_F(PullFlowTest, AnInstanceThatLeavesWithItsLastRequestIsStillToldThatItsCli
 
 TEST_F(PullFlowTest, AnInstancesRetryAfterIsPassedOn) {
   PullFlow f = flow("{}", 1);
-  f.start();
+  f.start(kNow);
   const Step step = f.on_prefill(UpstreamAnswer{.status = 429, .body = "", .retry_after = "17"}, kNow);
   EXPECT_EQ(as<Reply>(step).status, 429);
   EXPECT_EQ(as<Reply>(step).retry_after, "17");
@@ -238,10 +238,10 @@ TEST_F(PullFlowTest, AnInstancesRetryAfterIsPassedOn) {
 TEST_F(PullFlowTest, AWholeAnswerThatIsNoneIsTriedElsewhereAndNeverA200) {
   for (const std::string_view body : {"", "oops", "[1]", "{\"choices\":"}) {
     PullFlow f = flow("{}", 2);
-    f.start();
+    f.start(kNow);
     const InstanceId first = as<AskDecode>(f.on_prefill(UpstreamAnswer{200, kHeld}, kNow)).instance;
     as<Pause>(f.on_decode_whole(UpstreamAnswer{200, std::string(body)}, kNow));
-    EXPECT_NE(as<AskDecode>(f.on_pause_done()).instance, first);
+    EXPECT_NE(as<AskDecode>(f.on_pause_done(kNow)).instance, first);
     const Step end = f.on_decode_whole(UpstreamAnswer{200, std::string(body)}, kNow);
     EXPECT_EQ(as<Reply>(end).status, 502);
     EXPECT_NE(as<Reply>(end).body.find("decode instance d:"), std::string::npos) << as<Reply>(end).body;
@@ -252,11 +252,11 @@ TEST_F(PullFlowTest, AWholeAnswerThatIsNoneIsTriedElsewhereAndNeverA200) {
 
 TEST_F(PullFlowTest, AStreamThatEndsBeforeItsFirstEventIsTriedAgain) {
   PullFlow f = flow(R"({"stream":true})", 2);
-  f.start();
+  f.start(kNow);
   f.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
   f.on_decode_head();
   as<Pause>(f.on_decode_empty({}, kNow));
-  as<AskDecode>(f.on_pause_done());
+  as<AskDecode>(f.on_pause_done(kNow));
   f.on_decode_head();
   const Step end = f.on_decode_empty({}, kNow);
   EXPECT_EQ(as<Reply>(end).status, 502);
@@ -274,7 +274,7 @@ TEST_F(PullFlowTest, ErrorEventsAreKnownInEveryShapeAndTextIsNotTakenForOne) {
   };
   for (const auto& [data, outcome] : rows) {
     PullFlow f = flow(R"({"stream":true})");
-    f.start();
+    f.start(kNow);
     f.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
     f.on_decode_head();
     std::string out;
@@ -287,7 +287,7 @@ TEST_F(PullFlowTest, ErrorEventsAreKnownInEveryShapeAndTextIsNotTakenForOne) {
 
 TEST_F(ForeignPullFlowTest, AForeignPIsFreedThroughD) {
   PullFlow f = flow("{}");
-  f.start();
+  f.start(kNow);
   f.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
   f.on_client_gone();
   const auto cleanups = f.take_cleanups();
@@ -298,27 +298,27 @@ TEST_F(ForeignPullFlowTest, AForeignPIsFreedThroughD) {
 
 TEST_F(ForeignPullFlowTest, AForeignPWithoutParametersLetsDPrefill) {
   PullFlow f = flow(R"({"kv_transfer_params":{"remote_host":"evil"}})");
-  f.start();
+  f.start(kNow);
   const Step step = f.on_prefill(UpstreamAnswer{200, kEnded}, kNow);
   EXPECT_EQ(as<AskDecode>(step).body, "{}");
 }
 
 TEST_F(PullFlowTest, SeveralChoicesAreOneHandOverOnBatonInstances) {
   PullFlow f = flow(R"({"n":3})");
-  EXPECT_NE(as<AskPrefill>(f.start()).body.find(R"("n":3)"), std::string::npos);
+  EXPECT_NE(as<AskPrefill>(f.start(kNow)).body.find(R"("n":3)"), std::string::npos);
 }
 
 TEST_F(ForeignPullFlowTest, SeveralChoicesAreToBeSplitBeforeAnythingIsAsked) {
   for (const std::string_view body : {R"({"n":3})", R"({"n":"2"})", R"({"n":2.0})"}) {
     PullFlow f = flow(body);
-    as<Split>(f.start());
+    as<Split>(f.start(kNow));
     EXPECT_EQ(f.outcome(), "split");
     expect_all_released();
   }
   for (const std::string_view body :
        {R"({"n":1})", R"({"n":3,"use_beam_search":true})", R"({"n":2,"best_of":5})"}) {
     PullFlow f = flow(body);
-    as<AskPrefill>(f.start());
+    as<AskPrefill>(f.start(kNow));
   }
 }
 
@@ -327,7 +327,7 @@ TEST_F(ForeignPullFlowTest, AForcedToolCallThatPFailsOnIsNotTriedAgainAndDAnswer
   for (const std::string_view choice : {R"("required")", R"({"type":"function","function":{"name":"f"}})"}) {
     const std::string body = fmt::format(R"({{"tools":[{{}}],"tool_choice":{},"stream":true}})", choice);
     PullFlow f = flow(body);
-    const InstanceId asked = as<AskPrefill>(f.start()).instance;
+    const InstanceId asked = as<AskPrefill>(f.start(kNow)).instance;
     const Step step = f.on_prefill(UpstreamAnswer{500, no}, kNow);
     EXPECT_EQ(as<AskDecode>(step).body, body);
     EXPECT_EQ(f.retries(), 0U);
@@ -343,10 +343,10 @@ TEST_F(ForeignPullFlowTest, AForcedToolCallThatPFailsOnIsNotTriedAgainAndDAnswer
   }
   // Both are known by now, and are not asked for what strands their blocks; other requests they still get.
   PullFlow known = flow(R"({"tool_choice":"required"})");
-  as<AskDecode>(known.start());
+  as<AskDecode>(known.start(kNow));
   known.on_client_gone();
   PullFlow other = flow(R"({"tool_choice":"auto"})");
-  as<AskPrefill>(other.start());
+  as<AskPrefill>(other.start(kNow));
   as<Pause>(other.on_prefill(UpstreamAnswer{500, no}, kNow));
 }
 
@@ -361,10 +361,10 @@ TEST_F(PullFlowTest, A500ThatSaysThatTheRequestIsWrongIsNotTriedAgain) {
   };
   for (const auto& [body, again] : rows) {
     PullFlow p = flow("{}");
-    p.start();
+    p.start(kNow);
     EXPECT_EQ(std::holds_alternative<Pause>(p.on_prefill(UpstreamAnswer{500, body}, kNow)), again) << body;
     PullFlow d = flow("{}");
-    d.start();
+    d.start(kNow);
     d.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
     EXPECT_EQ(std::holds_alternative<Pause>(d.on_decode_whole(UpstreamAnswer{500, body}, kNow)), again)
         << body;
@@ -374,10 +374,91 @@ TEST_F(PullFlowTest, A500ThatSaysThatTheRequestIsWrongIsNotTriedAgain) {
 TEST_F(PullFlowTest, WithoutAnInstanceTheStatusIs503AndSaysWhy) {
   for (const InstanceId id : d_) registry_.on_probe_failed(id, "connection refused", kNow);
   PullFlow f = flow("{}");
-  const Step step = f.start();
+  const Step step = f.start(kNow);
   EXPECT_EQ(as<Reply>(step).status, 503);
   EXPECT_NE(as<Reply>(step).body.find("no decode instance fits it"), std::string::npos)
       << as<Reply>(step).body;
+}
+
+// ---- the queue ----
+
+// One P and one D with room for one request each; room for two that wait.
+class QueueTest : public testing::Test {
+ protected:
+  QueueTest() {
+    registry_.on_probe_ok(registry_.add(Side::kPrefill, "p", 1, kNow), std::nullopt, kNow);
+    registry_.on_probe_ok(registry_.add(Side::kDecode, "d", 1, kNow), std::nullopt, kNow);
+  }
+  PullFlow& flow() {
+    flows_.push_back(std::make_unique<PullFlow>(registry_,
+                                                FlowLimits{.queue_timeout = std::chrono::seconds(7)},
+                                                *read_client_body(Route::kChat, "{}"), "id", 7));
+    flows_.back()->set_wake([this, i = flows_.size() - 1] { woken_.push_back(i); });
+    return *flows_.back();
+  }
+  Registry registry_{RegistryOptions{.in_flight_max = 1, .waiting_max = 2}};
+  std::vector<size_t> woken_;  // outlives the flows, which wake each other as they go
+  std::vector<std::unique_ptr<PullFlow>> flows_;
+};
+
+TEST_F(QueueTest, WhoFindsNoRoomWaitsInOrderAndNobodyOvertakes) {
+  PullFlow& first = flow();
+  PullFlow& second = flow();
+  PullFlow& third = flow();
+  ASSERT_TRUE(std::holds_alternative<AskPrefill>(first.start(kNow)));
+  EXPECT_EQ(std::get<Wait>(second.start(kNow)).duration, std::chrono::seconds(7));
+  ASSERT_TRUE(std::holds_alternative<Wait>(third.start(kNow)));
+  EXPECT_EQ(registry_.queue().size(), 2U);
+  const Time later = kNow + std::chrono::seconds(3);
+  EXPECT_EQ(std::get<Wait>(second.on_room(later)).duration, std::chrono::seconds(4));  // woken for nothing
+  first.on_client_gone();
+  EXPECT_EQ(woken_.front(), 1U);
+  EXPECT_TRUE(std::holds_alternative<Wait>(third.on_room(later)));
+  EXPECT_TRUE(std::holds_alternative<AskPrefill>(second.on_room(later)));
+  EXPECT_EQ(woken_.back(), 2U);
+  second.on_client_gone();
+  EXPECT_TRUE(std::holds_alternative<AskPrefill>(third.on_room(later)));
+  EXPECT_TRUE(registry_.queue().empty());
+}
+
+TEST_F(QueueTest, AFullQueueAndAWaitThatIsOverAre429WithRetryAfterBeforeAnythingIsAsked) {
+  flow().start(kNow);
+  PullFlow& waits = flow();
+  waits.start(kNow);
+  flow().start(kNow);
+  const Step refused = flow().start(kNow);
+  EXPECT_EQ(std::get<Reply>(refused).status, 429);
+  EXPECT_EQ(std::get<Reply>(refused).retry_after, "1");
+  EXPECT_NE(std::get<Reply>(refused).body.find("--max-waiting"), std::string::npos)
+      << std::get<Reply>(refused).body;
+  const Step over = waits.on_wait_over();
+  EXPECT_EQ(std::get<Reply>(over).status, 429);
+  EXPECT_NE(std::get<Reply>(over).body.find("--max-in-flight-per-instance"), std::string::npos)
+      << std::get<Reply>(over).body;
+  EXPECT_EQ(waits.outcome(), "full");
+  EXPECT_EQ(registry_.queue().size(), 1U);
+}
+
+TEST_F(QueueTest, AClientThatLeavesTheQueueMakesTheNextOneFirst) {
+  PullFlow& runs = flow();
+  runs.start(kNow);
+  PullFlow& leaves = flow();
+  leaves.start(kNow);
+  PullFlow& next = flow();
+  next.start(kNow);
+  leaves.on_client_gone();
+  EXPECT_EQ(woken_.back(), 2U);
+  EXPECT_TRUE(std::holds_alternative<Wait>(next.on_room(kNow)));
+  runs.on_client_gone();
+  EXPECT_TRUE(std::holds_alternative<AskPrefill>(next.on_room(kNow)));
+}
+
+TEST_F(QueueTest, AfterAPrefillNothingWaits) {
+  PullFlow& f = flow();
+  f.start(kNow);
+  Demand one;
+  const auto taken = registry_.reserve_decode(one, std::nullopt, {}, kNow);  // D is full by now
+  EXPECT_TRUE(std::holds_alternative<AskDecode>(f.on_prefill(UpstreamAnswer{200, kHeld}, kNow)));
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <tuple>
+#include <utility>
 
 #include "base/check.h"
 
@@ -10,6 +12,10 @@ namespace baton::router {
 namespace {
 
 constexpr double kKvWeight = 0.3;
+constexpr double kTransferWeight = 0.25;        // a token handed over, against one computed
+constexpr double kAnswerTokensGuess = 256;      // of an answer whose limit is above, or not named
+constexpr double kNews = 0.2;                   // weight of the last answer in what is learned from answers
+constexpr double kCachedTokensWorthAWord = 64;  // less says nothing: caches keep whole blocks
 
 double priority(const Instance& instance) {
   return instance.side == Side::kPrefill ? instance.active_tokens + kKvWeight * instance.active_kv
@@ -33,6 +39,9 @@ Reservation& Reservation::operator=(Reservation&& other) noexcept {
   instance_ = other.instance_;
   tokens_ = std::exchange(other.tokens_, 0);
   kv_ = std::exchange(other.kv_, 0);
+  expected_cached_ = other.expected_cached_;
+  is_trial_ = std::exchange(other.is_trial_, false);
+  has_promise_ = std::exchange(other.has_promise_, false);
   return *this;
 }
 
@@ -42,8 +51,13 @@ void Reservation::release_tokens() {
   tokens_ = 0;
 }
 
+void Reservation::release_promise() {
+  if (registry_ != nullptr && std::exchange(has_promise_, false)) --registry_->promised_;
+}
+
 void Reservation::release() {
   if (registry_ == nullptr) return;
+  release_promise();
   Registry* registry = std::exchange(registry_, nullptr);
   Instance* instance = registry->get(instance_);
   CHECK(instance != nullptr, "instance {} left with a request in flight", static_cast<uint32_t>(instance_));
@@ -51,13 +65,51 @@ void Reservation::release() {
   instance->active_kv -= kv_;
   --instance->in_flight;
   if (instance->in_flight == 0) instance->active_tokens = instance->active_kv = 0;  // no drift of roundings
+  if (std::exchange(is_trial_, false)) instance->breaker.on_trial_left();
   registry->drop_if_drained(instance_);
+  registry->queue_.on_room();
+}
+
+Registry::Registry(RegistryOptions options) : options_(options), queue_(options.waiting_max) {
+  if (options.policy == Policy::kPrefix) prefixes_.emplace(options.prefix_entries_max);
+}
+
+Demand Registry::demand_of(const ClientBody& client) const {
+  Demand demand{.body_bytes = client.bytes};
+  if (options_.policy == Policy::kTutorial) return demand;
+  const std::string_view prompt =
+      client.members.find(client.route == Route::kChat ? "messages" : "prompt").value_or("");
+  const bool are_ids = client.route == Route::kCompletions && prompt.starts_with('[');
+  demand.prompt_tokens = are_ids ? static_cast<double>(std::ranges::count(prompt, ',') + 1)
+                                 : static_cast<double>(prompt.size()) / bytes_per_token_;
+  demand.answer_tokens =
+      std::min<double>(client.max_tokens.value_or(INT32_MAX), kAnswerTokensGuess) * client.choices;
+  if (options_.policy == Policy::kPrefix) demand.chain = prefix_chain(client);
+  return demand;
+}
+
+void Registry::on_prefilled(const Reservation& p, Demand& demand, int64_t prompt_tokens,
+                            std::optional<int64_t> cached_tokens) {
+  Instance* instance = get(p.instance());
+  if (instance == nullptr || prompt_tokens <= 0 || options_.policy == Policy::kTutorial) return;
+  const double tokens = static_cast<double>(prompt_tokens);
+  const double shown = demand.prompt_tokens * bytes_per_token_ / tokens;
+  bytes_per_token_ = std::clamp((1 - kNews) * bytes_per_token_ + kNews * shown, 1.0, 16.0);
+  demand.prompt_tokens = tokens;
+  if (!cached_tokens || p.expected_cached_ < kCachedTokensWorthAWord) return;
+  const double kept = std::clamp(static_cast<double>(*cached_tokens) / p.expected_cached_, 0.0, 1.0);
+  instance->trust = (1 - kNews) * instance->trust + kNews * kept;
+}
+
+void Registry::forget_caches() {
+  for (auto& instance : instances_) instance->cache = ++last_cache_;
 }
 
 InstanceId Registry::add(Side side, std::string host, uint16_t port, Time now) {
   for (auto& instance : instances_) {
     if (instance->side == side && instance->host == host && instance->port == port) {
       instance->is_draining = false;
+      queue_.on_room();
       return instance->id;
     }
   }
@@ -67,6 +119,7 @@ InstanceId Registry::add(Side side, std::string host, uint16_t port, Time now) {
   instance->host = std::move(host);
   instance->port = port;
   instance->since = now;
+  instance->cache = ++last_cache_;
   instances_.push_back(std::move(instance));
   return instances_.back()->id;
 }
@@ -110,10 +163,31 @@ void Registry::on_probe_ok(InstanceId id, std::optional<api::InstanceIdentity> i
     instance->since = now;
     instance->fails_forced_tools = false;  // it may be another server by now
   }
+  const bool is_other = identity && instance->identity
+                            ? identity->incarnation != instance->identity->incarnation
+                            : instance->health != Health::kUp;
+  if (is_other) {
+    instance->cache = ++last_cache_;
+    instance->trust = 1;
+    if (identity) instance->breaker.reset();  // another process for sure
+  }
   instance->notice = std::move(notice);
   instance->health = Health::kUp;
   instance->reason.clear();
   instance->identity = std::move(identity);
+  instance->is_waiting = false;
+  queue_.on_room();
+}
+
+void Registry::on_answer_failed(InstanceId id, Time now) {
+  Instance* instance = get(id);
+  if (instance == nullptr) return;
+  ++instance->failures;
+  instance->breaker.on_failure(now);
+}
+
+void Registry::on_answered(InstanceId id, Time now) {
+  if (Instance* instance = get(id)) instance->breaker.on_success(now);
 }
 
 void Registry::on_probe_failed(InstanceId id, std::string reason, Time now) {
@@ -125,7 +199,11 @@ void Registry::on_probe_failed(InstanceId id, std::string reason, Time now) {
 }
 
 void Registry::on_request_failed(InstanceId id, std::string reason, Time now) {
-  if (Instance* instance = get(id)) ++instance->failures;
+  if (Instance* instance = get(id)) {
+    ++instance->failures;
+    // What was in flight together fails together: once.
+    if (instance->health == Health::kUp) instance->breaker.on_failure(now);
+  }
   on_probe_failed(id, std::move(reason), now);
 }
 
@@ -136,27 +214,77 @@ bool Registry::fits(const Instance& p, const Instance& d) const {
   return api::pairing_mismatch(*p.identity, *d.identity).empty();
 }
 
-Instance* Registry::best(Side side, const std::vector<InstanceId>& avoid,
-                         std::optional<InstanceId> partner) const {
-  Instance* best = nullptr;
-  bool best_avoided = false;
-  const Instance* p = partner ? find(*partner) : nullptr;
-  for (auto& candidate : instances_) {
-    if (candidate->side != side || candidate->health != Health::kUp || candidate->is_draining) continue;
-    if (side == Side::kDecode && p != nullptr && !fits(*p, *candidate)) continue;
-    if (side == Side::kPrefill && std::ranges::none_of(instances_, [&](const auto& d) {
-          return d->side == Side::kDecode && d->health == Health::kUp && !d->is_draining &&
-                 fits(*candidate, *d);
-        })) {
-      continue;
+struct Registry::Wanted {
+  Side side = Side::kPrefill;
+  const Demand& demand;
+  const std::vector<InstanceId>& avoid;
+  std::optional<InstanceId> partner = {};
+  std::optional<Time> now = {};  // nothing: whatever breakers say
+  bool needs_room = false;
+};
+
+bool Registry::takes(const Instance& instance, std::optional<Time> now) const {
+  return instance.health == Health::kUp && !instance.is_draining && (!now || instance.breaker.allows(*now));
+}
+
+bool Registry::has_room(const Instance& instance) const {
+  return options_.in_flight_max == 0 || instance.in_flight < options_.in_flight_max;
+}
+
+bool Registry::has_decode_room(Time now) const {
+  if (options_.in_flight_max == 0) return true;
+  uint64_t room = 0;
+  for (const auto& d : instances_) {
+    if (d->side == Side::kDecode && takes(*d, now) && has_room(*d))
+      room += options_.in_flight_max - d->in_flight;
+  }
+  return room > promised_;
+}
+
+bool Registry::has_partner(const Instance& p) const {
+  return std::ranges::any_of(instances_, [&](const auto& d) {
+    return d->side == Side::kDecode && d->health == Health::kUp && !d->is_draining && fits(p, *d);
+  });
+}
+
+double Registry::load_added(const Instance& instance, const Demand& demand, double cached) const {
+  const bool prefills = instance.side == Side::kPrefill;
+  if (options_.policy == Policy::kTutorial)
+    return prefills ? prefill_score(demand.body_bytes) : decode_score(demand.body_bytes);
+  if (prefills) return std::max(demand.prompt_tokens - instance.trust * cached, 1.0);
+  return demand.prompt_tokens + demand.answer_tokens;
+}
+
+Registry::Best Registry::best(const Wanted& wanted) const {
+  matches_.clear();
+  if (prefixes_) prefixes_->match(wanted.demand.chain, matches_);
+  const double whole =
+      wanted.demand.chain.empty() ? 1 : static_cast<double>(wanted.demand.chain.back().bytes);
+  const auto cached_at = [&](const Instance& instance) {
+    const auto match = std::ranges::find(matches_, instance.cache, &PrefixTable::Match::cache);
+    if (match == matches_.end()) return 0.0;
+    return static_cast<double>(wanted.demand.chain[match->cuts - 1].bytes) / whole *
+           wanted.demand.prompt_tokens;
+  };
+  Best best;
+  std::tuple<bool, double, uint64_t> least;
+  const Instance* p = wanted.partner ? find(*wanted.partner) : nullptr;
+  for (const auto& candidate : instances_) {
+    if (candidate->side != wanted.side || !takes(*candidate, wanted.now)) continue;
+    if (wanted.needs_room && !has_room(*candidate)) continue;
+    if (p != nullptr && !fits(*p, *candidate)) continue;
+    if (wanted.side == Side::kPrefill && !has_partner(*candidate)) continue;
+    const double cached = cached_at(*candidate);
+    double cost = priority(*candidate);
+    if (options_.policy == Policy::kPrefix) {
+      const double missing = wanted.demand.prompt_tokens - candidate->trust * cached;
+      cost += wanted.side == Side::kPrefill ? missing : kTransferWeight * missing;
     }
-    const bool avoided = std::ranges::find(avoid, candidate->id) != avoid.end();
-    const auto key = [](const Instance& i, bool is_avoided) {
-      return std::tuple(is_avoided, priority(i), i.chosen_at);
-    };
-    if (best == nullptr || key(*candidate, avoided) < key(*best, best_avoided)) {
-      best = candidate.get();
-      best_avoided = avoided;
+    const bool avoided = std::ranges::find(wanted.avoid, candidate->id) != wanted.avoid.end();
+    const std::tuple key(avoided, cost, candidate->chosen_at);
+    if (best.instance == nullptr || key < least) {
+      best = {candidate.get(), cached};
+      least = key;
     }
   }
   return best;
@@ -183,12 +311,17 @@ std::string Registry::why_no_partner(const Instance& p) const {
   return why.empty() ? ": none is known" : ":" + why.substr(1);
 }
 
-std::string Registry::why_none(Side side, std::optional<InstanceId> partner) const {
+std::string Registry::why_none(Side side, std::optional<InstanceId> partner, std::optional<Time> now) const {
   std::string why;
   const Instance* p = partner ? find(*partner) : nullptr;
   for (const auto& instance : instances_) {
     if (instance->side != side) continue;
     std::string reason = instance->is_draining ? "it is being removed" : instance->reason;
+    if (reason.empty() && now && !instance->breaker.allows(*now)) {
+      reason = fmt::format("its breaker is {} after failures in a row, for {:.1f} s",
+                           breaker_state_name(instance->breaker.state(*now)),
+                           seconds(instance->breaker.opens_in(*now)));
+    }
     if (reason.empty() && p != nullptr) reason = why_not(*p, *instance);
     if (reason.empty()) reason = "no decode instance fits it" + why_no_partner(*instance);
     why += fmt::format("{}{}: {}", why.empty() ? "" : "; ", instance->address(), reason);
@@ -197,41 +330,59 @@ std::string Registry::why_none(Side side, std::optional<InstanceId> partner) con
                      why.empty() ? "none is known" : why);
 }
 
-Reservation Registry::take(Instance& instance, double tokens, double kv) {
+Reservation Registry::take(Instance& instance, const Demand& demand, double cached, Time now) {
+  const double tokens = load_added(instance, demand, cached);
+  const bool prefills = instance.side == Side::kPrefill;
+  const double kv = !prefills ? 0 : options_.policy == Policy::kTutorial ? tokens : demand.prompt_tokens;
   instance.active_tokens += tokens;
   instance.active_kv += kv;
   ++instance.in_flight;
   ++instance.requests;
   instance.chosen_at = ++choices_;
+  if (prefixes_) prefixes_->record(demand.chain, instance.cache);
   Reservation reservation;
   reservation.registry_ = this;
   reservation.instance_ = instance.id;
   reservation.tokens_ = tokens;
   reservation.kv_ = kv;
+  reservation.expected_cached_ = cached;
+  reservation.is_trial_ = instance.breaker.on_chosen(now);
+  reservation.has_promise_ = prefills;
+  if (prefills) ++promised_;
   return reservation;
 }
 
-Result<Reservation> Registry::reserve_prefill(size_t body_bytes, const std::vector<InstanceId>& avoid) {
-  Instance* chosen = best(Side::kPrefill, avoid, std::nullopt);
-  if (chosen == nullptr) return fail(Code::kUnavailable, why_none(Side::kPrefill, std::nullopt));
-  const double score = prefill_score(body_bytes);
-  return take(*chosen, score, score);
+Result<Reservation> Registry::reserve_prefill(const Demand& demand, const std::vector<InstanceId>& avoid,
+                                              Time now) {
+  const Best chosen = best({.demand = demand, .avoid = avoid, .now = now, .needs_room = true});
+  if (chosen.instance != nullptr && has_decode_room(now))
+    return take(*chosen.instance, demand, chosen.cached, now);
+  const Best full = best({.demand = demand, .avoid = avoid, .now = now});
+  if (full.instance == nullptr) return fail(Code::kUnavailable, why_none(Side::kPrefill, std::nullopt, now));
+  return fail(Code::kExhausted,
+              fmt::format("every {} instance that can take the request has {} in flight, the most that "
+                          "--max-in-flight-per-instance allows",
+                          side_name(chosen.instance == nullptr ? Side::kPrefill : Side::kDecode),
+                          options_.in_flight_max));
 }
 
-Result<Reservation> Registry::reserve_decode(size_t body_bytes, std::optional<InstanceId> partner,
-                                             const std::vector<InstanceId>& avoid) {
-  Instance* chosen = best(Side::kDecode, avoid, partner);
-  if (chosen == nullptr) return fail(Code::kUnavailable, why_none(Side::kDecode, partner));
-  return take(*chosen, decode_score(body_bytes), 0);
+Result<Reservation> Registry::reserve_decode(const Demand& demand, std::optional<InstanceId> partner,
+                                             const std::vector<InstanceId>& avoid, Time now) {
+  const Best chosen =
+      best({.side = Side::kDecode, .demand = demand, .avoid = avoid, .partner = partner, .now = now});
+  if (chosen.instance == nullptr) return fail(Code::kUnavailable, why_none(Side::kDecode, partner, now));
+  return take(*chosen.instance, demand, chosen.cached, now);
 }
 
-Result<void> Registry::ready() const {
-  if (best(Side::kPrefill, {}, std::nullopt) == nullptr)
-    return fail(Code::kUnavailable, why_none(Side::kPrefill, std::nullopt));
+Result<void> Registry::ready(Time now) const {
+  if (best({.demand = {}, .avoid = {}, .now = now}).instance == nullptr)
+    return fail(Code::kUnavailable, why_none(Side::kPrefill, std::nullopt, now));
   return {};
 }
 
-const Instance* Registry::partner_of(InstanceId p) const { return best(Side::kDecode, {}, p); }
+const Instance* Registry::partner_of(InstanceId p) const {
+  return best({.side = Side::kDecode, .demand = {}, .avoid = {}, .partner = p}).instance;
+}
 
 std::vector<RefusedPair> Registry::refused_pairs() const {
   std::vector<RefusedPair> refused;

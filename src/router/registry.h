@@ -2,10 +2,24 @@
 // choice among them. Sans-I/O: probes and requests report here, and are told `now`. Owned by the proxy's io
 // thread.
 //
-// Scores are those of vllm-ascend's load_balance_proxy_server_example.py: with L the bytes of the client's
-// body, a prefill costs L/4 x 0.0345 + 120.0745 and a decode costs L. Priority of P = active_tokens + 0.3 x
-// active_kv, of D = active_tokens; the smallest wins. Of equals the one chosen longest ago wins, so that an
-// idle cluster is used in turn.
+// Each policy puts a number on a request and adds it to the instance while the request is there. The smallest
+// load wins: of P active_tokens + 0.3 x active_kv, of D active_tokens. Of equals the one chosen longest ago
+// wins, so that an idle cluster is used in turn.
+//
+//   tutorial      the scores of vllm-ascend's load_balance_proxy_server_example.py: with L the bytes of the
+//   client's
+//                 body, a prefill costs L/4 x 0.0345 + 120.0745 and a decode costs L.
+//   least-tokens  tokens in flight: a prefill costs the prompt's tokens, a decode those and the answer's. The
+//   proxy has
+//                 no tokenizer: it counts ids, divides text by the bytes per token that P's answers have
+//                 shown, and takes P's own count for D.
+//   prefix        as least-tokens, and what an instance probably has in its prefix cache is not counted: not
+//   for its
+//                 load and not for its choice (router/prefix_table.h). How far an instance's guesses are
+//                 believed follows the cached_tokens that it reports; a new incarnation has an empty cache.
+//
+// An instance takes a request when it is up, its breaker allows it (router/breaker.h) and, where a bound is
+// set, it has room. No prefill is begun that no decode instance would have room for.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +32,10 @@
 #include "api/identity.h"
 #include "base/clock.h"
 #include "base/result.h"
+#include "router/bodies.h"
+#include "router/breaker.h"
+#include "router/prefix_table.h"
+#include "router/wait_queue.h"
 
 namespace baton::router {
 
@@ -46,6 +64,23 @@ constexpr std::string_view health_name(Health health) {
 double prefill_score(size_t body_bytes);
 double decode_score(size_t body_bytes);
 
+enum class Policy : uint8_t { kTutorial, kLeastTokens, kPrefix };
+
+struct RegistryOptions {
+  Policy policy = Policy::kTutorial;
+  uint32_t in_flight_max = 0;  // requests of one instance; 0: no bound
+  size_t waiting_max = 1024;   // of the queue
+  size_t prefix_entries_max = kPrefixEntriesMax;
+};
+
+// What one request asks of an instance.
+struct Demand {
+  size_t body_bytes = 0;
+  double prompt_tokens = 0;           // a guess, until P has counted
+  double answer_tokens = 0;           // a guess
+  std::vector<PrefixCut> chain = {};  // policy prefix alone
+};
+
 struct Instance {
   InstanceId id{};
   Side side = Side::kPrefill;
@@ -55,10 +90,15 @@ struct Instance {
   Health health = Health::kUnknown;
   std::string reason = "it has not answered yet";  // why it is not up
   Time since;                                      // of the health
+  bool is_waiting = false;                         // was added while the proxy runs and has not been up yet
   bool is_draining = false;                        // takes no new requests, leaves when the last one ended
   std::optional<api::InstanceIdentity> identity;   // nothing: not a Baton instance (a vLLM), or unknown
   std::string notice;                              // what an operator should know of it and do; mostly empty
   bool fails_forced_tools = false;  // a foreign P that answers 500 where tool_choice forces a call
+
+  Breaker breaker;
+  CacheId cache = kNoCache;  // of its present life
+  double trust = 1;          // in what the prefix table says of it, [0, 1]
 
   double active_tokens = 0;
   double active_kv = 0;  // P only: prefills whose KV is not taken yet
@@ -84,8 +124,9 @@ class Reservation {
   explicit operator bool() const { return registry_ != nullptr; }
   InstanceId instance() const { return instance_; }
 
-  void release_tokens();  // P answered
-  void release();         // everything that is left
+  void release_tokens();   // P answered
+  void release_promise();  // of a place at a decode instance: it is being taken now
+  void release();          // everything that is left
 
  private:
   friend class Registry;
@@ -93,6 +134,9 @@ class Reservation {
   InstanceId instance_{};
   double tokens_ = 0;
   double kv_ = 0;
+  double expected_cached_ = 0;  // tokens of the prompt, before trust
+  bool is_trial_ = false;       // of a half-open breaker
+  bool has_promise_ = false;
 };
 
 struct RefusedPair {
@@ -103,8 +147,21 @@ struct RefusedPair {
 
 class Registry {
  public:
+  explicit Registry(RegistryOptions options = {});
+
+  // What a request will ask.
+  Demand demand_of(const ClientBody& client) const;
+  // P has answered: its counts make guesses better, `demand`'s too. `cached_tokens`: nothing if it did not
+  // say.
+  void on_prefilled(const Reservation& p, Demand& demand, int64_t prompt_tokens,
+                    std::optional<int64_t> cached_tokens);
+
   // Adding what is there and not draining changes nothing; a draining one stays and takes requests again.
   InstanceId add(Side side, std::string host, uint16_t port, Time now);
+  // Of one that was just added: until it is up it counts as waiting.
+  void set_waiting(InstanceId id) {
+    if (Instance* instance = get(id)) instance->is_waiting = true;
+  }
   // Starts to drain; gone at once if nothing is in flight. False if it is not known.
   bool remove(Side side, std::string_view host, uint16_t port);
 
@@ -115,16 +172,23 @@ class Registry {
   // A request's own experience: a transport failure takes the instance out until a probe brings it back.
   void on_request_failed(InstanceId id, std::string reason, Time now);
   void on_forced_tool_failed(InstanceId id);
+  // It answered as no healthy instance does (502, 503, 504, no JSON, half a stream); or it answered.
+  void on_answer_failed(InstanceId id, Time now);
+  void on_answered(InstanceId id, Time now);
+  // Its prefix cache, or everybody's, is empty now.
+  void forget_caches();
 
-  // The best prefill instance that is up and has a decode instance to hand over to; not one of `avoid` while
-  // there is another. kUnavailable says what is wrong with each.
-  Result<Reservation> reserve_prefill(size_t body_bytes, const std::vector<InstanceId>& avoid);
-  // The best decode instance that is up and fits `partner` (any, without one).
-  Result<Reservation> reserve_decode(size_t body_bytes, std::optional<InstanceId> partner,
-                                     const std::vector<InstanceId>& avoid);
+  // The best prefill instance that can take it and has a decode instance to hand over to; not one of `avoid`
+  // while there is another. kExhausted: some can, but none has room. kUnavailable says what is wrong with
+  // each.
+  Result<Reservation> reserve_prefill(const Demand& demand, const std::vector<InstanceId>& avoid, Time now);
+  // The best decode instance that can take it and fits `partner` (any, without one), with room or without: by
+  // now a prefill was spent.
+  Result<Reservation> reserve_decode(const Demand& demand, std::optional<InstanceId> partner,
+                                     const std::vector<InstanceId>& avoid, Time now);
 
-  // Whether reserve_prefill would find one now; the same error. Reserves nothing.
-  Result<void> ready() const;
+  // Whether some prefill instance could take a request now; the same error. Reserves nothing.
+  Result<void> ready(Time now) const;
   // The decode instance that reserve_decode would choose for `p`; nullptr if there is none. Reserves nothing.
   const Instance* partner_of(InstanceId p) const;
 
@@ -132,19 +196,38 @@ class Registry {
   const std::vector<std::unique_ptr<Instance>>& instances() const { return instances_; }
   std::vector<RefusedPair> refused_pairs() const;
   size_t count(Side side) const;
+  WaitQueue& queue() { return queue_; }
+  const WaitQueue& queue() const { return queue_; }
 
  private:
   friend class Reservation;
   Instance* get(InstanceId id);
-  Reservation take(Instance& instance, double tokens, double kv);
+  Reservation take(Instance& instance, const Demand& demand, double cached, Time now);
   bool fits(const Instance& p, const Instance& d) const;
-  Instance* best(Side side, const std::vector<InstanceId>& avoid, std::optional<InstanceId> partner) const;
-  std::string why_none(Side side, std::optional<InstanceId> partner) const;
+  struct Wanted;
+  struct Best {
+    Instance* instance = nullptr;
+    double cached = 0;  // tokens that it probably has, before trust
+  };
+  Best best(const Wanted& wanted) const;
+  bool takes(const Instance& instance, std::optional<Time> now) const;
+  bool has_room(const Instance& instance) const;
+  bool has_decode_room(Time now) const;
+  bool has_partner(const Instance& p) const;
+  double load_added(const Instance& instance, const Demand& demand, double cached) const;
+  std::string why_none(Side side, std::optional<InstanceId> partner, std::optional<Time> now) const;
   std::string why_not(const Instance& p,
                       const Instance& d) const;  // p cannot hand over to d now; empty if it can
   std::string why_no_partner(const Instance& p) const;
   void drop_if_drained(InstanceId id);
 
+  RegistryOptions options_;
+  WaitQueue queue_;
+  std::optional<PrefixTable> prefixes_;              // policy prefix alone
+  mutable std::vector<PrefixTable::Match> matches_;  // of the last look; kept for its memory
+  CacheId last_cache_ = kNoCache;
+  double bytes_per_token_ = 4;
+  uint32_t promised_ = 0;  // places at decode instances, to requests that are in their prefill
   std::vector<std::unique_ptr<Instance>> instances_;  // in order of addition
   uint32_t next_id_ = 1;
   uint64_t choices_ = 0;

@@ -214,7 +214,7 @@ void Cluster::begin_parts(const std::shared_ptr<Whole>& whole) {
     client->part = whole->parts->place(*part);
     flight->flow = std::make_unique<router::PullFlow>(registry_, router::FlowLimits{.attempts = 50},
                                                       std::move(*client), whole->parts->request_id(*part), 7);
-    carry_out(flight, flight->flow->start());
+    carry_out(flight, flight->flow->start(now_));
   }
 }
 
@@ -243,7 +243,7 @@ void Cluster::carry_out(const std::shared_ptr<Flight>& flight, router::Step step
     });
   } else if (const auto* pause = std::get_if<router::Pause>(&step)) {
     timers_.emplace_back(now_ + pause->duration,
-                         [this, flight] { carry_out(flight, flight->flow->on_pause_done()); });
+                         [this, flight] { carry_out(flight, flight->flow->on_pause_done(now_)); });
   } else {
     finish(flight, std::get<router::Reply>(step));
   }
