@@ -52,6 +52,7 @@ struct ActiveRequest {
   std::vector<TokenId> prompt_distinct;  // ascending; for repetition_penalty
   uint32_t cached_tokens = 0;            // prompt positions found in the prefix cache
   bool wants_landing = false;            // D: a peer has the KV and has not been asked for it yet
+  bool waits_for_landing = false;        // P, layer-wise: D has not sent its Landing yet
   bool landed = false;                   // D: the KV came from a peer
   bool recomputed = false;               // the hand-over failed
   bool preempted = false;                // waits to be computed once more

@@ -103,6 +103,7 @@ constexpr FinishReason last_value(FinishReason) { return FinishReason::kError; }
 constexpr LandingFailure last_value(LandingFailure) { return LandingFailure::kFail; }
 constexpr SchedulingPolicy last_value(SchedulingPolicy) { return SchedulingPolicy::kPriority; }
 constexpr transfer::Transport last_value(transfer::Transport) { return transfer::Transport::kFake; }
+constexpr transfer::Flow last_value(transfer::Flow) { return transfer::Flow::kFromCaller; }
 
 template <class A, class T>
 void enumeration(A& a, T& x) {
@@ -304,11 +305,13 @@ void request_part(A& a, T& x) {
   } else if constexpr (Same<T, FirstTokens>) {
     FIELDS(a, x.choices, x.digest);
   } else if constexpr (Same<T, RemotePrefill>) {
-    FIELDS(a, x.host, x.port, x.engine_id, x.incarnation, x.handover, x.tokens, x.prompt_hash,
+    FIELDS(a, x.is_layerwise, x.host, x.port, x.engine_id, x.incarnation, x.handover, x.tokens, x.prompt_hash,
            x.first_tokens);
+  } else if constexpr (Same<T, RemoteLanding>) {
+    FIELDS(a, x.host, x.port, x.engine_id, x.incarnation, x.transfer);
   } else if constexpr (Same<T, Request>) {
     FIELDS(a, x.id, x.external_id, x.prompt, x.sampling, x.priority, x.cache_salt, x.deadline, x.hold,
-           x.remote, x.transfer);
+           x.remote_landing, x.remote, x.transfer);
   } else if constexpr (Same<T, RequestTimings>) {
     FIELDS(a, x.queue, x.prefill, x.handover, x.decode);
   } else {
@@ -319,7 +322,7 @@ void request_part(A& a, T& x) {
 template <class A, class T>
 void mover_part(A& a, T& x) {
   if constexpr (Same<T, transfer::PeerUp>) {
-    FIELDS(a, x.peer, x.identity, x.transport, x.authenticated);
+    FIELDS(a, x.peer, x.identity, x.transport, x.authenticated, x.flow);
   } else if constexpr (Same<T, transfer::PeerLost>) {
     FIELDS(a, x.peer, x.error);
   } else if constexpr (Same<T, transfer::Received>) {
@@ -352,6 +355,8 @@ void inbox_part(A& a, T& x) {
     FIELDS(a, x.request, x.choice);
   } else if constexpr (Same<T, ReleaseHeld>) {
     FIELDS(a, x.handover, x.reason);
+  } else if constexpr (Same<T, ReservationRefused>) {
+    FIELDS(a, x.transfer, x.error);
   } else if constexpr (Same<T, ResetPrefixCache> || Same<T, Drain>) {
   } else if constexpr (Same<T, ScheduleLimits>) {
     FIELDS(a, x.seqs_max, x.batch_tokens_max, x.step_max, x.policy);
@@ -376,6 +381,8 @@ void answer_part(A& a, T& x) {
     FIELDS(a, x.request, x.choice, x.tokens);
   } else if constexpr (Same<T, HeldEvent>) {
     FIELDS(a, x.request, x.handover, x.blocks, x.tokens, x.prompt_hash, x.first_tokens, x.lease);
+  } else if constexpr (Same<T, ReservedEvent>) {
+    FIELDS(a, x.request, x.transfer, x.blocks, x.tokens, x.tokens_present, x.prompt_hash);
   } else if constexpr (Same<T, FinishedEvent>) {
     FIELDS(a, x.request, x.output_tokens, x.timings);
   } else if constexpr (Same<T, FailedEvent>) {

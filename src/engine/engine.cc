@@ -75,6 +75,7 @@ Outbox Engine::step(std::vector<Inbox> inbox, Time now) {
   CHECK(now >= now_, "time went back by {} ns", (now_ - now).count());
   now_ = after_ = now;
   out_ = {};
+  emitted_ = 0;
   pass_ = {};
   if (surroundings_.recorder != nullptr) surroundings_.recorder->begin_step(inbox, now);
   for (Inbox& item : inbox) std::visit([this](auto& one) { take(one); }, item);
@@ -88,11 +89,12 @@ Outbox Engine::step(std::vector<Inbox> inbox, Time now) {
   stats_.prefix_hits += plan.prefix_hits;
   for (ActiveRequest* request : plan.landings) land(*request);
   if (!plan.rows.empty()) run(plan);
-  has_work_ = !plan.rows.empty() || plan.preempted > 0;
+  has_work_ = !plan.rows.empty() || plan.preempted > 0 || !plan.landings.empty();
   if (collect_transfers()) has_work_ = true;
   update_gauges();
   ++stats_.steps;
   if (surroundings_.recorder != nullptr) surroundings_.recorder->end_step(*this, out_, pass_);
+  out_.commands.erase(out_.commands.begin(), out_.commands.begin() + static_cast<ptrdiff_t>(emitted_));
   return std::move(out_);
 }
 
@@ -135,6 +137,7 @@ void Engine::queue(Request request) {
     active->prompt_distinct.erase(rest.begin(), rest.end());
   }
   if (active->request.remote) expect_landing(*active);
+  if (active->request.remote_landing) promise(*active);
   const Rank rank = active->rank;
   ranks_.emplace(value(active->request.id), rank);
   requests_.emplace(rank, std::move(active));
@@ -212,7 +215,8 @@ void Engine::run(const Plan& plan) {
   BatchRows rows;
   const std::vector<LogitRow> wanted = fill_batch(plan, rows);
   const Time begun = surroundings_.clock != nullptr ? surroundings_.clock->now() : Time{};
-  const model::LayerHook hook = [this](uint32_t layer) {
+  const model::LayerHook hook = [&](uint32_t layer) {
+    announce_layer(plan, layer);
     if (!surroundings_.poll_interrupt || !surroundings_.poll_interrupt(layer)) return true;
     if (interrupts_in_row_ >= kInterruptsMax) return true;
     pass_.interrupted_after = layer;
@@ -349,11 +353,13 @@ void Engine::give_first_tokens(ActiveRequest& request, std::vector<DrawnToken> t
     out_.answers.push_back(TokensEvent{request.request.id, choice, {tokens[choice]}});
   }
   const bool more = std::ranges::any_of(tokens, [](const DrawnToken& token) { return !token.finish; });
-  if (hold_blocks && more) {
+  const bool fills = request.request.remote_landing.has_value();
+  if (fills) finish_filling(request, kept, tokens);
+  if (hold_blocks && (more || fills)) {
     for (Sequence& sequence : request.sequences) {
       if (!sequence.done) close(request, sequence);
     }
-    hold(request, std::move(kept), std::move(tokens));
+    if (!fills) hold(request, std::move(kept), std::move(tokens));
   } else {
     cache_.release(kept);
   }
@@ -401,6 +407,7 @@ void Engine::end_if_done(ActiveRequest& request) {
 
 void Engine::fail_request(ActiveRequest& request, Error error, bool suspect_blocks) {
   if (request.request.remote) abandon_landing(request);
+  if (request.request.remote_landing) abandon_filling(request, error.message);
   for (Sequence& sequence : request.sequences) {
     suspect_blocks ? cache_.discard(sequence.table) : cache_.release(sequence.table);
   }

@@ -37,8 +37,8 @@ namespace baton::engine {
 
 class Recorder;
 
-using Inbox =
-    std::variant<Submit, Abort, StopChoice, ReleaseHeld, ResetPrefixCache, Drain, transfer::MoverEvent>;
+using Inbox = std::variant<Submit, Abort, StopChoice, ReleaseHeld, ResetPrefixCache, Drain,
+                           transfer::MoverEvent, ReservationRefused>;
 
 struct Outbox {
   std::vector<Answer> answers;              // in order, per request complete: see request.h
@@ -68,6 +68,9 @@ struct Surroundings {
   // ends and they are served. What was to be computed is computed again in the next step; kInterruptsMax
   // passes in a row at most are ended early.
   std::function<bool(uint32_t layer)> poll_interrupt;
+  // Takes the commands of a layer as soon as it is computed, so that it moves while the next one is. Without
+  // one they come with the step's outbox.
+  std::function<void(std::vector<transfer::Command>)> emit;
   // Gets each step; see engine/recorder.h.
   Recorder* recorder = nullptr;
   // In a replay only: writes the KV of positions [from, tokens.size()) that a peer once sent.
@@ -145,6 +148,7 @@ class Engine {
   void take(ResetPrefixCache& item);
   void take(Drain& item);
   void take(transfer::MoverEvent& item);
+  void take(ReservationRefused& item);
   void expire();
 
   // pass
@@ -166,6 +170,11 @@ class Engine {
   void forget(const ActiveRequest& request);
 
   // hand-over (engine/handover.cc)
+  void promise(ActiveRequest& request);
+  void announce_layer(const Plan& plan, uint32_t layer);
+  void finish_filling(ActiveRequest& request, kv::BlockTable& kept, const std::vector<DrawnToken>& tokens);
+  void abandon_filling(const ActiveRequest& request, const std::string& reason);
+  void filling_ended(const transfer::ReleasedHold& released);
   void hold(ActiveRequest& request, kv::BlockTable kept, std::vector<DrawnToken> tokens);
   void expect_landing(ActiveRequest& request);
   void refuse_landing(const Request& request);
@@ -175,6 +184,7 @@ class Engine {
   void landing_failed(ActiveRequest& request, const Error& error);
   void abandon_landing(ActiveRequest& request);
   bool collect_transfers();  // true if a request or block changed
+  void collect_commands();
 
   void update_gauges();
   // As new but for statistics. CHECKs is_idle().
@@ -193,6 +203,7 @@ class Engine {
   ActiveRequests requests_;
   std::unordered_map<uint64_t, Rank> ranks_;      // RequestId → where it is; never iterated
   std::set<HandoverId> held_;                     // P: not yet given back by source_
+  std::map<HandoverId, RequestId> fillings_;      // P, layer-wise: of living requests, promised or filling
   std::map<TransferId, RequestId> landings_;      // D: of living requests, from Submit to the outcome
   std::map<TransferId, kv::BlockTable> parting_;  // D: of ended ones; a peer may still store into these
   uint64_t next_arrival_ = 0;
@@ -203,6 +214,7 @@ class Engine {
   Time after_;                 // its end: now_ and what the pass took
   PassMark pass_;
   Outbox out_;
+  size_t emitted_ = 0;  // of out_.commands
   EngineStats stats_;
 };
 

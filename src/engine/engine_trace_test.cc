@@ -74,6 +74,7 @@ struct Seen {
   std::map<uint32_t, std::vector<DrawnToken>> choices;
   std::optional<PromptEvent> prompt;
   std::optional<HeldEvent> held;
+  std::optional<ReservedEvent> reserved;
   bool finished = false;
   std::optional<Error> error;
 
@@ -166,6 +167,9 @@ class Trace {
       post(words.plain.at(0), StopChoice{seen(words).request.id, words.number("choice", 0)});
     else if (words.verb == "release")
       post(words.plain.at(0), ReleaseHeld{seen(words).request.hold.value(), "not needed"});
+    else if (words.verb == "refuse")
+      post(words.plain.at(0), ReservationRefused{seen(words).request.transfer,
+                                                 {Code::kUnavailable, "no prefill instance is up"}});
     else if (words.verb == "reset_prefix_cache")
       at(words.plain.at(0)).inbox.emplace_back(ResetPrefixCache{});
     else if (words.verb == "drain")
@@ -209,6 +213,11 @@ class Trace {
       one.rows_before = one.model->rows_computed();
       return interrupts_ > 0 && interrupts_-- > 0;
     };
+    if (words.number("emit", 1) == 1) {
+      surroundings.emit = [&one](std::vector<transfer::Command> commands) {
+        for (transfer::Command& command : commands) one.mover->execute(std::move(command));
+      };
+    }
     one.engine = std::make_unique<Engine>(config, *one.model, *one.arena, std::move(surroundings));
     const transfer::Identity identity{.engine_id = name,
                                       .incarnation = config.handover.incarnation,
@@ -253,10 +262,28 @@ class Trace {
     if (words.named.contains("deadline_ms"))
       request.deadline = now_ + milliseconds(words.number("deadline_ms", 0));
     if (words.number("hold", 0) == 1) request.hold = HandoverId{{static_cast<uint8_t>(requests_.size())}};
+    if (words.number("layerwise", 0) == 1) {
+      request.remote.emplace();
+      request.remote->is_layerwise = true;
+      request.remote->tokens = static_cast<uint32_t>(request.prompt.size());
+      request.remote->prompt_hash = prompt_hash(request.prompt);
+      request.transfer = TransferId{{static_cast<uint8_t>(requests_.size())}};
+    }
+    if (words.named.contains("to")) {
+      const Seen& target = requests_.at(words.named.at("to"));
+      ASSERT_TRUE(target.reserved) << "nothing is reserved";
+      request.hold = HandoverId{{static_cast<uint8_t>(requests_.size())}};
+      request.remote_landing = RemoteLanding{.host = where_.at(words.named.at("to")),
+                                             .port = 1,
+                                             .engine_id = "",
+                                             .incarnation = {},
+                                             .transfer = target.reserved->transfer};
+    }
     if (words.named.contains("from")) {
       const Seen& source = requests_.at(words.named.at("from"));
       ASSERT_TRUE(source.held) << "nothing is held";
-      request.remote = RemotePrefill{.host = where_.at(words.named.at("from")),
+      request.remote = RemotePrefill{.is_layerwise = false,
+                                     .host = where_.at(words.named.at("from")),
                                      .port = 1,
                                      .engine_id = "",
                                      .incarnation = {},
@@ -298,6 +325,7 @@ class Trace {
     EXPECT_FALSE(one.finished || one.error) << "an answer after the end";
     if (const auto* prompt = std::get_if<PromptEvent>(&answer)) one.prompt = *prompt;
     if (const auto* held = std::get_if<HeldEvent>(&answer)) one.held = *held;
+    if (const auto* reserved = std::get_if<ReservedEvent>(&answer)) one.reserved = *reserved;
     if (const auto* failed = std::get_if<FailedEvent>(&answer)) one.error = failed->error;
     if (const auto* tokens = std::get_if<TokensEvent>(&answer)) {
       for (const DrawnToken& token : tokens->tokens) one.choices[tokens->choice].push_back(token);
@@ -324,6 +352,7 @@ class Trace {
     if (key == "free") return fmt::format("{}", stats.blocks_free);
     if (key == "held") return fmt::format("{}", stats.blocks_held);
     if (key == "landing") return fmt::format("{}", stats.blocks_landing);
+    if (key == "moved") return fmt::format("{}", stats.handover_bytes);
     if (key == "idle") return one.engine->is_idle() ? "yes" : "no";
     if (key == "rows") return fmt::format("{}", one.model->rows_computed());
     if (key == "preemptions") return stats.preemptions > 0 ? "some" : "none";
@@ -341,6 +370,8 @@ class Trace {
     if (key == "remote") return one.prompt && one.prompt->remote ? "yes" : "no";
     if (key == "recomputed") return one.prompt && one.prompt->recomputed ? "yes" : "no";
     if (key == "held") return one.held ? "yes" : "no";
+    if (key == "reserved") return one.reserved ? "yes" : "no";
+    if (key == "present") return one.reserved ? fmt::format("{}", one.reserved->tokens_present) : "none";
     if (key == "answer") return one.choices == alone(one.request).choices ? "as_alone" : "another";
     if (key == "prompt_logprobs") {
       if (!one.prompt || one.prompt->prompt_logprobs.empty()) return "none";
@@ -387,6 +418,7 @@ class Trace {
   // The same request, all of it on one fresh instance.
   static Seen alone(Request request) {
     request.remote.reset();
+    request.remote_landing.reset();
     request.hold.reset();
     request.deadline = kNever;
     model::FakeModel model;

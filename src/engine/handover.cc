@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "engine/archive.h"
 #include "engine/engine.h"
 
 namespace baton::engine {
@@ -12,7 +13,8 @@ namespace {
 
 transfer::Expected expected_of(const Request& request, Time deadline) {
   const RemotePrefill& remote = *request.remote;
-  return {.transfer = request.transfer,
+  return {.flow = remote.is_layerwise ? transfer::Flow::kFromCaller : transfer::Flow::kToCaller,
+          .transfer = request.transfer,
           .handover = remote.handover,
           .host = remote.host,
           .port = remote.port,
@@ -21,6 +23,23 @@ transfer::Expected expected_of(const Request& request, Time deadline) {
           .tokens = remote.tokens,
           .prompt_hash = remote.prompt_hash,
           .deadline = deadline};
+}
+
+// What P's engine tells D's at the end of a prefill. An empty one, or one that does not read, tells nothing:
+// D then draws the first token itself.
+std::vector<std::byte> encode_note(const FirstTokens& first) {
+  std::vector<std::byte> note;
+  Writer out(note);
+  field(out, first);
+  return note;
+}
+
+std::optional<FirstTokens> decode_note(std::span<const std::byte> note) {
+  Reader in(note);
+  FirstTokens first;
+  field(in, first);
+  if (!in.ok() || in.left() != 0 || first.choices.empty()) return std::nullopt;
+  return first;
 }
 
 }  // namespace
@@ -52,6 +71,69 @@ void Engine::hold(ActiveRequest& request, kv::BlockTable kept, std::vector<Drawn
   held_.insert(id);
 }
 
+// ---- P, layer-wise order ----
+
+void Engine::promise(ActiveRequest& request) {
+  const RemoteLanding& landing = *request.request.remote_landing;
+  const HandoverId id = *request.request.hold;
+  fillings_.emplace(id, request.request.id);
+  request.waits_for_landing = true;
+  source_.promise({.id = id,
+                   .transfer = landing.transfer,
+                   .host = landing.host,
+                   .port = landing.port,
+                   .engine_id = landing.engine_id,
+                   .incarnation = landing.incarnation,
+                   .tokens = request.prompt_size(),
+                   .prompt_hash = prompt_hash(request.request.prompt),
+                   .deadline = std::min(request.request.deadline, now_ + config_.landing_max)},
+                  now_);
+}
+
+// The pass has computed `layer`: who has a peer that waits for it is told.
+void Engine::announce_layer(const Plan& plan, uint32_t layer) {
+  for (const PlannedRows& row : plan.rows) {
+    if (!row.request->request.remote_landing || row.request->stage != Stage::kPrompt) continue;
+    source_.on_layer(*row.request->request.hold, row.sequence->table.blocks, layer,
+                     row.sequence->computed + row.rows);
+  }
+  if (!surroundings_.emit) return;
+  collect_commands();
+  if (out_.commands.size() == emitted_) return;
+  surroundings_.emit({out_.commands.begin() + static_cast<ptrdiff_t>(emitted_), out_.commands.end()});
+  emitted_ = out_.commands.size();
+}
+
+// The first tokens are drawn: they go to D, and the blocks stay until it has everything.
+void Engine::finish_filling(ActiveRequest& request, kv::BlockTable& kept,
+                            const std::vector<DrawnToken>& tokens) {
+  const HandoverId id = *request.request.hold;
+  const FirstTokens first{.choices = tokens,
+                          .digest = sampling_digest(request.request.sampling, request.request.prompt)};
+  std::vector<std::byte> note = encode_note(first);
+  if (note.size() > transfer::kNoteBytesMax) note = encode_note({});
+  CHECK(source_.finish(id, kept.blocks, std::move(note), after_), "hand-over {} is not being filled",
+        id.hex());
+  kept = {};
+  CHECK(fillings_.erase(id) == 1);
+  held_.insert(id);
+}
+
+void Engine::abandon_filling(const ActiveRequest& request, const std::string& reason) {
+  if (fillings_.erase(*request.request.hold) > 0) source_.release(*request.request.hold, reason);
+}
+
+// D, or the way to it, has gone: what is being computed for it is not wanted any longer.
+void Engine::filling_ended(const transfer::ReleasedHold& released) {
+  const auto at = fillings_.find(released.handover);
+  if (at == fillings_.end()) return;  // its request ended first
+  ActiveRequest& request = *find(at->second);
+  fillings_.erase(at);
+  const bool is_unwanted = released.end == transfer::HoldEnd::kReleasedByPeer;
+  fail_request(request,
+               {is_unwanted ? Code::kCancelled : Code::kUnavailable, "hand-over: " + released.reason});
+}
+
 // ---- D ----
 
 void Engine::expect_landing(ActiveRequest& request) {
@@ -71,9 +153,28 @@ void Engine::refuse_landing(const Request& request) {
 }
 
 void Engine::land(ActiveRequest& request) {
-  const Sequence& leader = request.sequences.front();
+  Sequence& leader = request.sequences.front();
+  const bool is_layerwise = request.request.remote->is_layerwise;
+  if (is_layerwise && leader.computed == request.prompt_size() && !request.request.sampling.prompt_logprobs) {
+    // The prefix cache has it all, and nobody has been sent for yet: the last position is computed once more.
+    const TransferId transfer = request.request.transfer;
+    landings_.erase(transfer);
+    parting_.emplace(transfer, kv::BlockTable{});
+    target_.abort(transfer, "the prefix cache has the whole prompt", now_);
+    leader.computed = request.prompt_size() - 1;
+    request.stage = Stage::kPrompt;
+    return;
+  }
   const auto present = static_cast<ptrdiff_t>(leader.computed / cache_.block_tokens());
   request.landing_sent = now_;
+  if (is_layerwise) {
+    out_.answers.push_back(ReservedEvent{.request = request.request.id,
+                                         .transfer = request.request.transfer,
+                                         .blocks = leader.table.blocks,
+                                         .tokens = request.prompt_size(),
+                                         .tokens_present = leader.computed,
+                                         .prompt_hash = prompt_hash(request.request.prompt)});
+  }
   target_.land(request.request.transfer, {leader.table.blocks.begin() + present, leader.table.blocks.end()},
                leader.computed, now_);
 }
@@ -87,6 +188,10 @@ bool Engine::has_usable_first_tokens(const Request& request) const {
            drawn.logprobs.has_value() == params.logprobs.has_value();
   });
   return sound && first->digest == sampling_digest(params, request.prompt);
+}
+
+void Engine::take(ReservationRefused& item) {
+  if (landings_.contains(item.transfer)) target_.refuse(item.transfer, item.error, now_);
 }
 
 void Engine::landed(ActiveRequest& request) {
@@ -147,12 +252,21 @@ bool Engine::collect_transfers() {
   bool changed = false;
   for (transfer::ReleasedHold& released : source_.take_released()) {
     changed = true;
+    if (!held_.contains(released.handover)) {
+      filling_ended(released);
+      continue;
+    }
     kv::BlockTable table;
     table.blocks = std::move(released.blocks);
     cache_.release(table);
     CHECK(held_.erase(released.handover) == 1, "hand-over {} comes back twice", released.handover.hex());
     const bool taken = released.end == transfer::HoldEnd::kTaken;
     ++(taken ? stats_.handovers_taken : stats_.handovers_released);
+  }
+  for (const HandoverId id : source_.take_ready()) {
+    changed = true;
+    if (const auto at = fillings_.find(id); at != fillings_.end())
+      find(at->second)->waits_for_landing = false;
   }
   for (const transfer::Outcome& outcome : target_.take_outcomes()) {
     changed = true;
@@ -166,11 +280,17 @@ bool Engine::collect_transfers() {
     CHECK(at != landings_.end(), "transfer {} has two outcomes", outcome.transfer.hex());
     ActiveRequest& request = *find(at->second);
     landings_.erase(at);
+    if (!outcome.error && request.request.remote->is_layerwise)
+      request.request.remote->first_tokens = decode_note(outcome.note);
     outcome.error ? landing_failed(request, *outcome.error) : landed(request);
   }
+  collect_commands();
+  return changed;
+}
+
+void Engine::collect_commands() {
   for (transfer::Command& command : source_.take_commands()) out_.commands.push_back(std::move(command));
   for (transfer::Command& command : target_.take_commands()) out_.commands.push_back(std::move(command));
-  return changed;
 }
 
 }  // namespace baton::engine

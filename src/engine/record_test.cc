@@ -177,7 +177,7 @@ TEST(Record, NamesTheFieldWhoseBytesLie) {
             "step 0: inbox: 4294967295 entries, expected at most 131072");
   body = body_of(record.steps[0]);
   body[12] = std::byte{77};
-  EXPECT_EQ(error_of(bytes_of(record.head, {body})), "step 0: inbox[0]: 77 is no kind, expected 0 to 6");
+  EXPECT_EQ(error_of(bytes_of(record.head, {body})), "step 0: inbox[0]: 77 is no kind, expected 0 to 7");
   body.resize(20);
   body[12] = std::byte{0};
   EXPECT_EQ(error_of(bytes_of(record.head, {body})),
@@ -187,7 +187,7 @@ TEST(Record, NamesTheFieldWhoseBytesLie) {
   EXPECT_EQ(error_of(bytes_of(record.head, {body})), "step 0: 1 surplus bytes, expected none");
   // A message that only the mover may see, with the head of KV bytes.
   record.steps[0].inbox = {transfer::MoverEvent(transfer::Received{transfer::PeerId{1}, transfer::Ping{}})};
-  EXPECT_EQ(error_with(record, bytes(8, 0, 0, 0, 0, 0, 0, 0, 16), bytes(8, 0, 0, 0, 0, 0, 0, 0, 18)),
+  EXPECT_EQ(error_with(record, bytes(8, 0, 0, 0, 0, 0, 0, 0, 16), bytes(8, 0, 0, 0, 0, 0, 0, 0, 20)),
             "step 0: inbox[0].message: frame head: body_bytes: 0, expected 41 to 262184");
 }
 

@@ -128,7 +128,8 @@ uint64_t hash_outbox(const Outbox& outbox) {
     } else if (const auto* allow = std::get_if<transfer::AllowStores>(&command)) {
       fields(writer, allow->peer, allow->transfer, allow->blocks);
     } else if (const auto* push = std::get_if<transfer::Push>(&command)) {
-      fields(writer, push->peer, push->transfer, push->source);
+      fields(writer, push->peer, push->transfer, push->layers.first, push->layers.count, push->move.first,
+             push->move.end, push->source);
     }
   }
   return XXH3_64bits(bytes.data(), bytes.size());

@@ -27,7 +27,7 @@
 namespace baton::engine {
 
 inline constexpr std::array<char, 8> kRecordMagic = {'B', 'A', 'T', 'O', 'N', 'R', 'E', 'C'};
-inline constexpr uint32_t kRecordVersion = 3;
+inline constexpr uint32_t kRecordVersion = 4;
 inline constexpr size_t kRecordBytesMax = size_t{64} << 20;
 
 // Bounds of what is read; no running instance comes near them.

@@ -36,6 +36,9 @@ std::string waits_for(const ActiveRequest& request) {
     case WaitsFor::kBlocks:
       return "KV blocks";
     case WaitsFor::kPeer:
+      if (const auto& landing = request.request.remote_landing)
+        return fmt::format("{}:{}", landing->host, landing->port);
+      if (request.request.remote->is_layerwise) return "a prefill instance";
       return fmt::format("{}:{}", request.request.remote->host, request.request.remote->port);
   }
   return {};

@@ -148,6 +148,9 @@ Result<void> check_request(const Request& request, uint32_t vocab_size, uint32_t
     return invalid("kv_transfer_params",
                    "do_remote_prefill and do_remote_decode are both true, expected one");
   }
+  if (request.remote_landing && !request.hold) {
+    return invalid("kv_transfer_params", "a decode peer's landing without do_remote_decode, expected both");
+  }
   if (request.remote && request.remote->tokens != request.prompt.size()) {
     return invalid("kv_transfer_params", fmt::format("the peer holds {} tokens, expected the prompt's {}",
                                                      request.remote->tokens, request.prompt.size()));

@@ -95,7 +95,11 @@ Result<void> check_request(const Request& request, uint32_t vocab_size, uint32_t
 
 // Where the KV of this request's prompt waits: what P answered, read from kv_transfer_params. Never
 // authority: it is used only to ask the peer, whose handshake and whose own record of the hand-over decide.
+// In the layer-wise order nobody has it yet: a prefill instance that learns of the ReservedEvent connects to
+// this one and fills the reserved blocks. Host, port, engine_id, incarnation, handover and first_tokens are
+// then empty.
 struct RemotePrefill {
+  bool is_layerwise = false;
   std::string host;
   uint16_t port = 0;
   std::string engine_id;
@@ -104,6 +108,18 @@ struct RemotePrefill {
   uint32_t tokens = 0;  // positions whose KV is held: the whole prompt
   std::string prompt_hash;
   std::optional<FirstTokens> first_tokens;
+};
+
+// P, layer-wise order: whose blocks this request's KV is to fill while it is computed; what D said in its
+// ReservedEvent. Never authority, as above: D's own record of the transfer decides.
+struct RemoteLanding {
+  std::string host;
+  uint16_t port = 0;
+  std::string engine_id;
+  Incarnation incarnation;  // of D; zero: unknown
+  TransferId transfer;
+
+  bool operator==(const RemoteLanding&) const = default;
 };
 
 struct Request {
@@ -118,6 +134,9 @@ struct Request {
   // holds the client's true limits, so that an answer which ends with its first token is known to; where they
   // are unknown (a foreign proxy rewrites max_tokens to 1) max_tokens is the room that the context leaves.
   std::optional<HandoverId> hold;
+  // On P in the layer-wise order, beside `hold`: the prompt is computed once D's Landing is here, each layer
+  // is announced as it is ready, and the first tokens go to D with the last one. No HeldEvent is made.
+  std::optional<RemoteLanding> remote_landing;
   // On D (do_remote_prefill): take the KV from there instead of computing it.
   std::optional<RemotePrefill> remote;
   TransferId transfer;  // random bits for this request's Landing; set when `remote` is
@@ -163,6 +182,17 @@ struct HeldEvent {
   Duration lease{0};
 };
 
+// D, layer-wise order: the blocks are there, a prefill instance may be sent. Once per request, before its
+// PromptEvent; not made if the prefix cache has the whole prompt: then nobody is needed.
+struct ReservedEvent {
+  RequestId request{};
+  TransferId transfer;
+  std::vector<BlockId> blocks;  // D's, all of the prompt's, for the vllm-ascend field remote_block_ids
+  uint32_t tokens = 0;          // of the prompt
+  uint32_t tokens_present = 0;  // in D's prefix cache already
+  std::string prompt_hash;
+};
+
 // The end of a request: exactly one of these two per Submit.
 struct FinishedEvent {
   RequestId request{};
@@ -174,7 +204,7 @@ struct FailedEvent {
   Error error;
 };
 
-using Answer = std::variant<PromptEvent, TokensEvent, HeldEvent, FinishedEvent, FailedEvent>;
+using Answer = std::variant<PromptEvent, TokensEvent, HeldEvent, FinishedEvent, FailedEvent, ReservedEvent>;
 
 // ---- inbox ----
 
@@ -196,6 +226,12 @@ struct StopChoice {
 struct ReleaseHeld {
   HandoverId handover;
   std::string reason;
+};
+// D, layer-wise order: no prefill instance will come for this transfer (the metaserver's answer says so).
+// Ends like a hand-over that failed; no effect if one has come already.
+struct ReservationRefused {
+  TransferId transfer;
+  Error error;
 };
 // Cached prefixes are forgotten; blocks in use stay as they are.
 struct ResetPrefixCache {};

@@ -121,6 +121,10 @@ void Scheduler::preempt(Step& step, ActiveRequest& request, Sequence& sequence) 
 
 void Scheduler::seat_waiting(Step& step) {
   for (auto& [rank, request] : step.requests) {
+    if (request->waits_for_landing) {
+      request->waits_for = WaitsFor::kPeer;
+      continue;  // needs nothing yet, and must not keep others from running
+    }
     for (Sequence& sequence : request->sequences) {
       if (sequence.admitted || sequence.done) continue;
       if (!seat(step, *request, sequence)) return;

@@ -123,35 +123,46 @@ Result<void> send_with_fd(int socket, std::span<const std::byte> bytes, int pass
   return {};
 }
 
+Result<ReceivedSome> receive_some_with_fd(int socket, std::span<std::byte> bytes) {
+  Control<kFdsReadMax> control;
+  iovec vector{bytes.data(), bytes.size()};
+  msghdr message{};
+  message.msg_iov = &vector;
+  message.msg_iovlen = 1;
+  message.msg_control = control.bytes.data();
+  message.msg_controllen = control.bytes.size();
+  ssize_t got = 0;
+  do {
+    got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+  } while (got < 0 && errno == EINTR);
+  if (got < 0 && errno == EAGAIN) return ReceivedSome{};
+  if (got < 0) return fail(Code::kUnavailable, fmt::format("unix socket: receive: {}", std::strerror(errno)));
+  ReceivedSome received{.bytes = static_cast<size_t>(got), .fd = {}};
+  size_t count = 0;
+  for (cmsghdr* at = CMSG_FIRSTHDR(&message); at != nullptr; at = CMSG_NXTHDR(&message, at)) {
+    if (at->cmsg_level != SOL_SOCKET || at->cmsg_type != SCM_RIGHTS) continue;
+    const size_t fds = (at->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t i = 0; i < fds; ++i) {
+      int fd = -1;
+      std::memcpy(&fd, CMSG_DATA(at) + i * sizeof(int), sizeof(int));
+      received.fd.reset(fd);
+      ++count;
+    }
+  }
+  if (got == 0) return fail(Code::kUnavailable, "unix socket: the peer closed");
+  if (count > 1) return fail(Code::kCorrupt, fmt::format("unix socket: {} descriptors, expected 1", count));
+  return received;
+}
+
 Result<Fd> receive_with_fd(int socket, std::span<std::byte> bytes) {
   Fd passed;
-  size_t count = 0;
   while (!bytes.empty()) {
-    Control<kFdsReadMax> control;
-    iovec vector{bytes.data(), bytes.size()};
-    msghdr message{};
-    message.msg_iov = &vector;
-    message.msg_iovlen = 1;
-    message.msg_control = control.bytes.data();
-    message.msg_controllen = control.bytes.size();
-    const ssize_t got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0)
-      return fail(Code::kUnavailable, fmt::format("unix socket: receive: {}", std::strerror(errno)));
-    for (cmsghdr* at = CMSG_FIRSTHDR(&message); at != nullptr; at = CMSG_NXTHDR(&message, at)) {
-      if (at->cmsg_level != SOL_SOCKET || at->cmsg_type != SCM_RIGHTS) continue;
-      const size_t fds = (at->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-      for (size_t i = 0; i < fds; ++i) {
-        int fd = -1;
-        std::memcpy(&fd, CMSG_DATA(at) + i * sizeof(int), sizeof(int));
-        passed.reset(fd);
-        ++count;
-      }
-    }
-    if (got == 0) return fail(Code::kUnavailable, "unix socket: the peer closed");
-    bytes = bytes.subspan(static_cast<size_t>(got));
+    TRY(ReceivedSome some, receive_some_with_fd(socket, bytes));
+    if (some.bytes == 0) return fail(Code::kUnavailable, "unix socket: nothing to receive");
+    if (some.fd && passed) return fail(Code::kCorrupt, "unix socket: 2 descriptors, expected 1");
+    if (some.fd) passed = std::move(some.fd);
+    bytes = bytes.subspan(some.bytes);
   }
-  if (count > 1) return fail(Code::kCorrupt, fmt::format("unix socket: {} descriptors, expected 1", count));
   return passed;
 }
 

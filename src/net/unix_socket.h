@@ -35,4 +35,12 @@ Result<void> send_with_fd(int socket, std::span<const std::byte> bytes, int pass
 // kCorrupt when several came; kUnavailable when the peer closed. Blocking sockets.
 Result<Fd> receive_with_fd(int socket, std::span<std::byte> bytes);
 
+// What is there to be read, at most bytes.size(), and the descriptor that came with it, if one did. No bytes
+// when nothing waits on a non-blocking socket. Errors as above.
+struct ReceivedSome {
+  size_t bytes = 0;
+  Fd fd;
+};
+Result<ReceivedSome> receive_some_with_fd(int socket, std::span<std::byte> bytes);
+
 }  // namespace baton::net

@@ -31,7 +31,7 @@ class Rig {
     engine_ = std::make_unique<engine::Engine>(
         config, model_, *arena_,
         engine::Surroundings{
-            .clock = &clock_, .poll_interrupt = {}, .recorder = recorder_.get(), .refill = {}});
+            .clock = &clock_, .poll_interrupt = {}, .emit = {}, .recorder = recorder_.get(), .refill = {}});
     thread_ = std::make_unique<EngineThread>(
         *engine_, *recorder_, beacon_,
         EngineThread::Outlets{

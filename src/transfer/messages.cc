@@ -85,11 +85,13 @@ void read(Reader& in, Identity& identity) {
 // One pair of functions per message, in the order of docs/transfer-protocol.md.
 void write(Writer& out, const Hello& m) {
   out.number(static_cast<uint8_t>(m.authenticates));
+  out.number(static_cast<uint8_t>(m.flow == Flow::kFromCaller));
   out.raw(m.nonce);
   write(out, m.identity);
 }
 void read(Reader& in, Hello& m) {
   m.authenticates = in.flag("authenticates");
+  m.flow = in.flag("flow") ? Flow::kFromCaller : Flow::kToCaller;
   in.raw(m.nonce, "nonce");
   read(in, m.identity);
 }
@@ -181,6 +183,8 @@ void write(Writer& out, const Announce& m) {
   CHECK(m.epochs.size() == m.source.size());
   out.raw(m.transfer.bytes);
   write(out, m.layers);
+  out.number(m.first);
+  out.number(m.end);
   write(out, m.source);
   for (const uint32_t epoch : m.epochs) out.number(epoch);
   out.number(static_cast<uint8_t>(m.last));
@@ -188,6 +192,9 @@ void write(Writer& out, const Announce& m) {
 void read(Reader& in, Announce& m) {
   in.raw(m.transfer.bytes, "transfer");
   read(in, m.layers);
+  m.first = in.number<uint32_t>("first");
+  m.end = in.number<uint32_t>("end");
+  if (m.end <= m.first) in.wrong("end", fmt::format("{}", m.end), fmt::format("above {}", m.first));
   read(in, m.source, "source");
   m.epochs.resize(m.source.size());
   for (uint32_t& epoch : m.epochs) epoch = in.number<uint32_t>("epochs");
@@ -221,14 +228,33 @@ void read(Reader& in, HandoverEnded& m) {
 }
 void write(Writer& /*out*/, const Ping& /*m*/) {}
 void read(Reader& /*in*/, Ping& /*m*/) {}
+void write(Writer& out, const Claim& m) {
+  out.raw(m.transfer.bytes);
+  out.raw(m.handover.bytes);
+}
+void read(Reader& in, Claim& m) {
+  in.raw(m.transfer.bytes, "transfer");
+  in.raw(m.handover.bytes, "handover");
+}
+void write(Writer& out, const PrefillDone& m) {
+  CHECK(m.note.size() <= kNoteBytesMax, "a note of {} bytes", m.note.size());
+  out.raw(m.transfer.bytes);
+  out.number(static_cast<uint32_t>(m.note.size()));
+  out.bytes(m.note);
+}
+void read(Reader& in, PrefillDone& m) {
+  in.raw(m.transfer.bytes, "transfer");
+  m.note.resize(in.count("note", 1, kNoteBytesMax));
+  in.bytes(m.note, "note");
+}
 
 constexpr std::array<const char*, std::variant_size_v<Message>> kNames = {
-    "Hello",   "Challenge",     "Proof",         "Welcome", "Refused", "Renew",
-    "Landing", "Ack",           "Taken",         "ReleaseHandover", "Renewed", "Announce",
-    "Pushed",  "AbortTransfer", "HandoverEnded", "Ping",    "Ready"};
+    "Hello",         "Challenge", "Proof",           "Welcome", "Refused",    "Renew",  "Landing",
+    "Ack",           "Taken",     "ReleaseHandover", "Renewed", "Announce",   "Pushed", "AbortTransfer",
+    "HandoverEnded", "Ping",      "Ready",           "Claim",   "PrefillDone"};
 
 // The alternatives of Message stand in the order of FrameKind, which begins at 1.
-static_assert(static_cast<size_t>(FrameKind::kReady) == std::variant_size_v<Message>);
+static_assert(static_cast<size_t>(FrameKind::kPrefillDone) == std::variant_size_v<Message>);
 
 template <size_t kAt = 0>
 Message empty_message(size_t at) {

@@ -2,7 +2,9 @@
 // (docs/transfer-protocol.md draws every frame). All integers are little-endian; durations travel, never
 // moments. Reading is pure and trusts nothing: every length, count and enumerator is checked before use.
 //
-// P is the side that holds the KV of a prompt and listens; D connects and takes it.
+// P is the side that has the KV of a prompt, D the one that takes it. In the pull order D calls and P
+// listens, in the layer-wise order P calls and D listens (Flow); what they say after the handshake is the
+// same but for the first words: Renew and Landing there, Claim and Landing here.
 #pragma once
 
 #include <array>
@@ -21,12 +23,13 @@
 
 namespace baton::transfer {
 
-inline constexpr uint32_t kProtocolVersion = 1;
+inline constexpr uint32_t kProtocolVersion = 2;
 inline constexpr size_t kFrameHeadBytes = 8;              // u32 body bytes, u8 kind, 3 zero bytes
 inline constexpr size_t kBodyBytesMax = size_t{1} << 20;  // of every frame
-inline constexpr size_t kKvBytesMax = 256 * 1024;  // KV bytes of one KvFrame: they stay in the L2 cache
-inline constexpr size_t kTextBytesMax = 1024;      // of one string
-inline constexpr uint32_t kBlocksMax = 64 * 1024;  // of one Landing or Announce
+inline constexpr size_t kKvBytesMax = 256 * 1024;    // KV bytes of one KvFrame: they stay in the L2 cache
+inline constexpr size_t kTextBytesMax = 1024;        // of one string
+inline constexpr uint32_t kBlocksMax = 64 * 1024;    // of one Landing or Announce
+inline constexpr size_t kNoteBytesMax = 512 * 1024;  // of a PrefillDone
 inline constexpr Duration kDurationMax = std::chrono::hours(24 * 365);
 
 // Layers [first, first + count) of every block.
@@ -57,13 +60,21 @@ struct Identity {
 // that is too long for one side is refused by that side).
 std::string find_mismatch(const Identity& own, const Identity& theirs);
 
-// ---- handshake: D Hello, P Challenge, D Proof, P Welcome, D Ready; or Refused and the end ----
+// Which end of a connection has the KV that moves on it.
+enum class Flow : uint8_t {
+  kToCaller,    // pull order: the caller is D
+  kFromCaller,  // layer-wise order: the caller is P
+};
+
+// ---- handshake: caller Hello, listener Challenge, caller Proof, listener Welcome, caller Ready; or Refused
+// and the end ----
 
 using Nonce = std::array<uint8_t, 32>;
 using Mac = std::array<uint8_t, 32>;
 
 struct Hello {
   bool authenticates = false;  // has a cluster secret
+  Flow flow = Flow::kToCaller;
   Nonce nonce{};
   Identity identity;
   bool operator==(const Hello&) const = default;
@@ -80,11 +91,11 @@ struct Proof {
   bool operator==(const Proof&) const = default;
 };
 struct Welcome {
-  std::string local_name;  // abstract Unix socket that hands over P's arena; empty: TCP only
+  std::string local_name;  // abstract Unix socket over which P's arena goes to D; empty: TCP only
   Nonce local_token{};     // to be shown there: the name is no secret on its host
   bool operator==(const Welcome&) const = default;
 };
-// D has chosen how KV travels on this connection.
+// How KV travels on this connection: local once D has mapped P's arena.
 struct Ready {
   bool local = false;
   bool operator==(const Ready&) const = default;
@@ -136,20 +147,31 @@ struct ReleaseHandover {
 
 // ---- hand-over, P to D ----
 
+// Layer-wise order: P has been asked to fill this transfer, under this name. D answers with its Landing, or
+// with ReleaseHandover if it expects nobody (any longer).
+struct Claim {
+  TransferId transfer;
+  HandoverId handover;
+  bool operator==(const Claim&) const = default;
+};
 // Answer to Renew: how long P now waits for the next one.
 struct Renewed {
   HandoverId handover;
   Duration lease{0};
   bool operator==(const Renewed&) const = default;
 };
-// These layers of these blocks of P are ready: the blocks that hold positions [tokens_present, tokens_total)
-// of the Landing, in P's block size.
+// These layers of positions [first, end) are ready, in the blocks that hold them. Within [tokens_present,
+// tokens_total) of the Landing a transfer's announces go chunk by chunk in order of position, and within a
+// chunk in order of layers: each begins where the one before it ended. A chunk ends where a block of D ends,
+// or with the prompt.
 struct Announce {
   TransferId transfer;
   LayerRange layers;
-  std::vector<BlockId> source;   // P's
+  uint32_t first = 0;
+  uint32_t end = 0;              // of the last chunk as kv::move_of has it
+  std::vector<BlockId> source;   // P's, in P's block size
   std::vector<uint32_t> epochs;  // [source]
-  bool last = false;             // no layers follow
+  bool last = false;             // nothing follows
   bool operator==(const Announce&) const = default;
 };
 // The KV bytes of an Announce have all been sent, and its blocks were P's own until then (tcp).
@@ -172,6 +194,14 @@ struct HandoverEnded {
   bool operator==(const HandoverEnded&) const = default;
 };
 
+// Layer-wise order: the prompt is computed and everything announced. `note` is what P's engine tells D's: the
+// first tokens. Together with the last layer it ends the transfer.
+struct PrefillDone {
+  TransferId transfer;
+  std::vector<std::byte> note;  // at most kNoteBytesMax
+  bool operator==(const PrefillDone&) const = default;
+};
+
 // ---- either way ----
 
 struct Ping {
@@ -180,13 +210,14 @@ struct Ping {
 
 using Message =
     std::variant<Hello, Challenge, Proof, Welcome, Refused, Renew, Landing, Ack, Taken, ReleaseHandover,
-                 Renewed, Announce, Pushed, AbortTransfer, HandoverEnded, Ping, Ready>;
+                 Renewed, Announce, Pushed, AbortTransfer, HandoverEnded, Ping, Ready, Claim, PrefillDone>;
 
-// Head of a frame whose `bytes` of KV follow: bytes [offset, offset + bytes) of a piece of the transfer in
-// piece order (kv/pieces.h), all layers counted through. With equal block sizes piece i is Landing.target[i].
+// Head of a frame whose `bytes` of KV follow: bytes [offset, offset + bytes) of a piece of the Announce whose
+// turn it is, in piece order (kv/pieces.h), all layers counted through. With equal block sizes a piece is a
+// block.
 struct KvFrame {
   TransferId transfer;
-  uint32_t position = 0;  // of the piece, from 0
+  uint32_t position = 0;  // of the piece, from 0 in each Announce
   uint32_t offset = 0;
   uint32_t bytes = 0;     // 1 to kKvBytesMax
   uint32_t epoch = 0;     // of P's block
@@ -213,7 +244,9 @@ enum class FrameKind : uint8_t {
   kHandoverEnded = 15,
   kPing = 16,
   kReady = 17,
-  kKvFrame = 18,
+  kClaim = 18,
+  kPrefillDone = 19,
+  kKvFrame = 20,
 };
 
 struct FrameHead {

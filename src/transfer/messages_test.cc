@@ -17,7 +17,7 @@ std::vector<Message> one_of_each() {
   const auto handover = random_id<HandoverId>();
   const Error error{Code::kTimeout, "too late"};
   return {
-      Hello{.authenticates = true, .nonce = {1, 2}, .identity = identity},
+      Hello{.authenticates = true, .flow = Flow::kFromCaller, .nonce = {1, 2}, .identity = identity},
       Challenge{.authenticates = true, .nonce = {3}, .identity = identity, .mac = {4}},
       Proof{{5}},
       Welcome{"@name", {6}},
@@ -29,12 +29,14 @@ std::vector<Message> one_of_each() {
       Taken{handover, transfer},
       ReleaseHandover{handover, "reason"},
       Renewed{handover, Duration(11)},
-      Announce{transfer, {0, 2}, {BlockId{1}, BlockId{2}}, {3, 4}, true},
+      Announce{transfer, {0, 2}, 16, 48, {BlockId{1}, BlockId{2}}, {3, 4}, true},
       Pushed{transfer, {0, 2}, true},
       AbortTransfer{transfer, error},
       HandoverEnded{handover, error},
       Ping{},
-      Ready{true}};
+      Ready{true},
+      Claim{transfer, handover},
+      PrefillDone{transfer, {std::byte{1}, std::byte{2}}}};
 }
 
 FrameHead head_of(std::span<const std::byte> bytes) { return *parse_head(bytes.first<kFrameHeadBytes>()); }

@@ -25,8 +25,10 @@
 
 namespace baton::transfer {
 
-// One connection. Who connects draws ids from below kAcceptedPeers, a mover's listener from above.
+// One connection. Who connects draws ids from below kAcceptedPeers (D's machine from 1 on, P's from
+// kCalledDecodePeers on), a mover's listener from above.
 enum class PeerId : uint64_t {};
+inline constexpr uint64_t kCalledDecodePeers = uint64_t{1} << 48;
 inline constexpr uint64_t kAcceptedPeers = uint64_t{1} << 63;
 constexpr uint64_t value(PeerId peer) { return static_cast<uint64_t>(peer); }
 constexpr bool is_accepted(PeerId peer) { return value(peer) >= kAcceptedPeers; }
@@ -54,6 +56,7 @@ struct Connect {
   PeerId peer{};
   std::string host;
   uint16_t port = 0;
+  Flow flow = Flow::kToCaller;
 };
 // Dropped silently if the peer is not up.
 struct Send {
@@ -72,14 +75,14 @@ struct AllowStores {
 struct StopStores {
   TransferId transfer;
 };
-// P: these layers of these blocks are ready for the peer.
+// P: these layers of these blocks are ready for the peer. Those of one transfer are sent in order.
 struct Push {
   PeerId peer{};
   TransferId transfer;
   LayerRange layers;
   std::vector<BlockId> source;   // [move.source_blocks()]
   std::vector<uint32_t> epochs;  // [source]
-  kv::Move move;                 // from this instance's block size to the peer's
+  kv::Move move;                 // the positions; from this instance's block size to the peer's
   bool last = false;
 };
 // P: nothing more of this transfer is read. Not answered: epochs protect what is on its way.
@@ -100,6 +103,7 @@ struct PeerUp {
   Identity identity;
   Transport transport{};
   bool authenticated = false;
+  Flow flow = Flow::kToCaller;
   bool operator==(const PeerUp&) const = default;
 };
 struct PeerLost {

@@ -117,6 +117,8 @@ const std::map<std::string, Event>& events() {
 
 std::map<std::pair<std::string, std::string>, TableRow> table() {
   std::set<std::string> states = names_of<HeldState>(held_state_name);
+  states.erase("promised");  // of the other order
+  states.erase("filling");
   states.insert("unknown");
   std::set<std::string> names;
   for (const auto& [name, event] : events()) names.insert(name);

@@ -5,47 +5,30 @@
 #include "base/check.h"
 
 namespace baton::transfer {
-namespace {
-
-constexpr size_t kFarewellsMax = 4096;  // per peer that is not up yet; beyond it P's lease has to expire
-
-}  // namespace
 
 Target::Target(HandoverConfig config, const kv::KvLayout& layout, const kv::BlockEpochs& epochs)
-    : config_(config), layout_(layout), epochs_(epochs) {}
-
-Target::Peer& Target::peer_at(const std::string& host, uint16_t port, Time now) {
-  for (auto& [id, peer] : peers_) {
-    if (peer.port == port && peer.host == host) return peer;
-  }
-  const PeerId id{next_peer_++};
-  Peer& peer = peers_[id];
-  peer.id = id;
-  peer.host = host;
-  peer.port = port;
-  peer.idle_since = now;
-  commands_.emplace_back(Connect{id, host, port});
-  return peer;
-}
+    : config_(config),
+      layout_(layout),
+      epochs_(epochs),
+      called_(Flow::kToCaller, PeerId{1}, config.idle_close) {}
 
 void Target::expect(Expected expected, Time now) {
   CHECK(!transfers_.contains(expected.transfer), "transfer {} is expected twice", expected.transfer.hex());
   CHECK(expected.deadline != kNever && expected.tokens > 0, "transfer {}", expected.transfer.hex());
-  Peer& peer = peer_at(expected.host, expected.port, now);
-  ++peer.transfers;
   Transfer transfer;
-  transfer.peer = peer.id;
   transfer.since = now;
   transfer.lease = config_.lease;
+  const bool calls = expected.flow == Flow::kToCaller;
+  if (calls) transfer.peer = called_.use(expected.host, expected.port, now, commands_).id;
   const TransferId id = expected.transfer;
   transfer.expected = std::move(expected);
   const auto at = transfers_.emplace(id, std::move(transfer)).first;
-  if (peer.identity) begin(at, now);
+  if (calls && identity_of(at->second.peer) != nullptr) begin(at, now);
 }
 
 void Target::begin(TransferMap::iterator at, Time now) {
   Transfer& transfer = at->second;
-  const Identity& identity = *peers_.at(transfer.peer).identity;
+  const Identity& identity = *identity_of(transfer.peer);
   const Expected& expected = transfer.expected;
   if (expected.incarnation && expected.incarnation != identity.incarnation) {
     return fail_transfer(
@@ -66,7 +49,7 @@ void Target::begin(TransferMap::iterator at, Time now) {
   transfer.since = now;
   tell(transfer.peer, Renew{expected.handover});
   transfer.renew_at = now + transfer.lease / 3;
-  if (transfer.landing) start_moving(transfer, now);
+  if (transfer.landing) start_moving(at, now);
 }
 
 void Target::land(TransferId id, std::vector<BlockId> blocks, uint32_t tokens_present, Time now) {
@@ -77,27 +60,35 @@ void Target::land(TransferId id, std::vector<BlockId> blocks, uint32_t tokens_pr
   if (blocks.empty()) {
     CHECK(tokens_present == transfer.expected.tokens, "no blocks, {} of {} tokens", tokens_present,
           transfer.expected.tokens);
-    tell(transfer.peer, Taken{transfer.expected.handover, id});
-    return finish(at, std::nullopt, 0, now);
-  }
-  CHECK(tokens_present % layout_.block_tokens == 0 && blocks.size() + tokens_present / layout_.block_tokens ==
+    if (transfer.expected.flow == Flow::kToCaller) {
+      tell(transfer.peer, Taken{transfer.expected.handover, id});
+      return finish(at, std::nullopt, 0, now);
+    }
+  } else {
+    CHECK(
+        tokens_present % layout_.block_tokens == 0 && blocks.size() + tokens_present / layout_.block_tokens ==
                                                           layout_.blocks_for(transfer.expected.tokens),
         "{} blocks after {} of {} tokens", blocks.size(), tokens_present, transfer.expected.tokens);
+  }
   transfer.landing.emplace(std::move(blocks), tokens_present);
-  if (transfer.state == TransferState::kWaiting) start_moving(transfer, now);
+  if (transfer.state == TransferState::kWaiting) start_moving(at, now);
 }
 
-void Target::start_moving(Transfer& transfer, Time now) {
+void Target::start_moving(TransferMap::iterator at, Time now) {
+  Transfer& transfer = at->second;
   const auto& [blocks, tokens_present] = *transfer.landing;
   const Expected& expected = transfer.expected;
   std::vector<uint32_t> epochs;
   for (const BlockId block : blocks) epochs.push_back(epochs_.epoch(block));
   transfer.state = TransferState::kMoving;
   transfer.since = now;
-  const kv::Move move =
-      kv::move_of(tokens_present, expected.tokens, peers_.at(transfer.peer).identity->layout.block_tokens,
-                  layout_.block_tokens);
-  commands_.emplace_back(AllowStores{transfer.peer, expected.transfer, blocks, std::move(epochs), move});
+  if (blocks.empty()) {
+    transfer.landed_bytes = 0;
+  } else {
+    const kv::Move move = kv::move_of(tokens_present, expected.tokens,
+                                      identity_of(transfer.peer)->layout.block_tokens, layout_.block_tokens);
+    commands_.emplace_back(AllowStores{transfer.peer, expected.transfer, blocks, std::move(epochs), move});
+  }
   tell(transfer.peer, Landing{.transfer = expected.transfer,
                               .handover = expected.handover,
                               .target_incarnation = config_.incarnation,
@@ -112,6 +103,13 @@ void Target::abort(TransferId id, const std::string& reason, Time now) {
   const auto at = transfers_.find(id);
   if (at == transfers_.end()) return;
   fail_transfer(at, {Code::kCancelled, fmt::format("{}: {}", describe(at->second), reason)}, now);
+}
+
+void Target::refuse(TransferId id, const Error& error, Time now) {
+  const auto at = transfers_.find(id);
+  const bool waits = at != transfers_.end() && at->second.expected.flow == Flow::kFromCaller &&
+                     at->second.state == TransferState::kConnecting;
+  if (waits) fail_transfer(at, error, now);
 }
 
 void Target::fail_transfer(TransferMap::iterator at, Error error, Time now) {
@@ -129,12 +127,15 @@ void Target::fail_transfer(TransferMap::iterator at, Error error, Time now) {
 // The one way out of transfers_: each leaves with its outcome.
 void Target::finish(TransferMap::iterator at, std::optional<Error> error, uint64_t bytes, Time now) {
   Transfer& transfer = at->second;
-  Outcome outcome{
-      .transfer = at->first, .error = std::move(error), .bytes = bytes, .peer = describe(transfer)};
-  if (const auto peer = peers_.find(transfer.peer); peer != peers_.end()) {
-    outcome.transport = peer->second.transport;
-    if (--peer->second.transfers == 0) peer->second.idle_since = now;
-  }
+  Outcome outcome{.transfer = at->first,
+                  .error = std::move(error),
+                  .bytes = bytes,
+                  .peer = describe(transfer),
+                  .note = std::move(transfer.note).value_or(std::vector<std::byte>{})};
+  if (const CalledPeer* const peer = called_.find(transfer.peer)) outcome.transport = peer->transport;
+  if (const auto caller = callers_.find(transfer.peer); caller != callers_.end())
+    outcome.transport = caller->second.transport;
+  called_.end_use(transfer.peer, now);
   outcomes_.push_back(std::move(outcome));
   transfers_.erase(at);
 }
@@ -145,12 +146,12 @@ void Target::on_event(const MoverEvent& event, Time now) {
   } else if (const auto* lost = std::get_if<PeerLost>(&event)) {
     on_peer_lost(*lost, now);
   } else if (const auto* received = std::get_if<Received>(&event)) {
-    if (peers_.contains(received->peer)) on_message(received->peer, received->message, now);
+    if (knows(received->peer)) on_message(received->peer, received->message, now);
   } else if (const auto* landed = std::get_if<Landed>(&event)) {
     const auto at = transfers_.find(landed->transfer);
     if (at == transfers_.end() || at->second.state != TransferState::kMoving) return;
-    tell(at->second.peer, Taken{at->second.expected.handover, at->first});
-    finish(at, std::nullopt, landed->bytes, now);
+    at->second.landed_bytes = landed->bytes;
+    finish_if_whole(at, now);
   } else if (const auto* failed = std::get_if<MoveFailed>(&event)) {
     const auto at = transfers_.find(failed->transfer);
     if (at == transfers_.end() || at->second.state != TransferState::kMoving) return;
@@ -164,13 +165,17 @@ void Target::on_event(const MoverEvent& event, Time now) {
   }
 }
 
+void Target::finish_if_whole(TransferMap::iterator at, Time now) {
+  Transfer& transfer = at->second;
+  if (!transfer.landed_bytes) return;
+  if (transfer.expected.flow == Flow::kFromCaller && !transfer.note) return;
+  tell(transfer.peer, Taken{transfer.expected.handover, at->first});
+  finish(at, std::nullopt, *transfer.landed_bytes, now);
+}
+
 void Target::on_peer_up(const PeerUp& up, Time now) {
-  const auto peer = peers_.find(up.peer);
-  if (peer == peers_.end()) return;
-  peer->second.identity = up.identity;
-  peer->second.transport = up.transport;
-  for (Message& message : peer->second.farewells) commands_.emplace_back(Send{up.peer, std::move(message)});
-  peer->second.farewells.clear();
+  if (is_accepted(up.peer) && up.flow == Flow::kFromCaller) callers_[up.peer] = up;
+  if (!called_.on_up(up, commands_)) return;
   for (auto at = transfers_.begin(); at != transfers_.end();) {
     const auto next = std::next(at);
     if (at->second.peer == up.peer && at->second.state == TransferState::kConnecting) begin(at, now);
@@ -179,7 +184,7 @@ void Target::on_peer_up(const PeerUp& up, Time now) {
 }
 
 void Target::on_peer_lost(const PeerLost& lost, Time now) {
-  if (!peers_.contains(lost.peer)) return;
+  if (!knows(lost.peer)) return;
   for (auto at = transfers_.begin(); at != transfers_.end();) {
     const auto next = std::next(at);
     if (at->second.peer == lost.peer) {
@@ -188,10 +193,49 @@ void Target::on_peer_lost(const PeerLost& lost, Time now) {
     }
     at = next;
   }
-  peers_.erase(lost.peer);
+  called_.on_lost(lost.peer);
+  callers_.erase(lost.peer);
+}
+
+bool Target::knows(PeerId peer) const { return called_.find(peer) != nullptr || callers_.contains(peer); }
+
+const Identity* Target::identity_of(PeerId id) const {
+  if (const auto caller = callers_.find(id); caller != callers_.end()) return &caller->second.identity;
+  const CalledPeer* const peer = called_.find(id);
+  return peer != nullptr && peer->identity ? &*peer->identity : nullptr;
+}
+
+// Who claims first is the one; the id is no secret of ours alone, but no other peer has been told it.
+void Target::on_claim(PeerId peer, const Claim& claim, Time now) {
+  const auto at = transfers_.find(claim.transfer);
+  const bool is_free = at != transfers_.end() && at->second.expected.flow == Flow::kFromCaller &&
+                       at->second.state == TransferState::kConnecting;
+  if (!is_free) {
+    const bool is_repeated =
+        at != transfers_.end() && at->second.peer == peer && at->second.expected.handover == claim.handover;
+    if (is_repeated) return;
+    return tell(peer,
+                ReleaseHandover{claim.handover, fmt::format("transfer {}: not expected here (any longer)",
+                                                            claim.transfer.hex())});
+  }
+  Transfer& transfer = at->second;
+  transfer.peer = peer;
+  transfer.expected.handover = claim.handover;
+  transfer.state = TransferState::kWaiting;
+  transfer.since = now;
+  if (transfer.landing) start_moving(at, now);
 }
 
 void Target::on_message(PeerId peer, const Message& message, Time now) {
+  if (const auto* claim = std::get_if<Claim>(&message); claim != nullptr && callers_.contains(peer))
+    return on_claim(peer, *claim, now);
+  if (const auto* done = std::get_if<PrefillDone>(&message)) {
+    const auto at = transfers_.find(done->transfer);
+    if (at == transfers_.end() || at->second.peer != peer || at->second.state != TransferState::kMoving)
+      return;
+    at->second.note = done->note;
+    return finish_if_whole(at, now);
+  }
   if (const auto* aborted = std::get_if<AbortTransfer>(&message)) {
     const auto at = transfers_.find(aborted->transfer);
     if (at == transfers_.end() || at->second.peer != peer) return;
@@ -237,18 +281,11 @@ void Target::on_time(Time now) {
     }
     at = next;
   }
-  for (auto at = peers_.begin(); at != peers_.end();) {
-    const auto next = std::next(at);
-    if (at->second.transfers == 0 && now >= at->second.idle_since + config_.idle_close) {
-      commands_.emplace_back(Close{at->first, "idle"});
-      peers_.erase(at);
-    }
-    at = next;
-  }
+  called_.on_time(now, commands_);
 }
 
 Time Target::next_deadline() const {
-  Time next = kNever;
+  Time next = called_.next_deadline();
   for (const auto& [id, transfer] : transfers_) {
     if (transfer.state == TransferState::kStopping) {
       next = std::min(next, transfer.stop_again_at);
@@ -256,28 +293,23 @@ Time Target::next_deadline() const {
       next = std::min({next, transfer.expected.deadline, transfer.renew_at});
     }
   }
-  for (const auto& [id, peer] : peers_) {
-    if (peer.transfers == 0) next = std::min(next, peer.idle_since + config_.idle_close);
-  }
   return next;
 }
 
-// To a peer that is not up yet the message goes when it is; to one that is gone, never.
 void Target::tell(PeerId id, Message message) {
-  const auto peer = peers_.find(id);
-  if (peer == peers_.end()) return;
-  if (peer->second.identity) {
+  if (callers_.contains(id)) {
     commands_.emplace_back(Send{id, std::move(message)});
-  } else if (peer->second.farewells.size() < kFarewellsMax) {
-    peer->second.farewells.push_back(std::move(message));
+  } else {
+    called_.tell(id, std::move(message), commands_);
   }
 }
 
 std::string Target::describe(const Transfer& transfer) const {
+  const Identity* const identity = identity_of(transfer.peer);
+  if (transfer.expected.flow == Flow::kFromCaller)
+    return identity == nullptr ? "no prefill peer" : fmt::format("prefill peer ({})", identity->engine_id);
   const std::string where = fmt::format("prefill peer {}:{}", transfer.expected.host, transfer.expected.port);
-  const auto peer = peers_.find(transfer.peer);
-  if (peer == peers_.end() || !peer->second.identity) return where;
-  return fmt::format("{} ({})", where, peer->second.identity->engine_id);
+  return identity == nullptr ? where : fmt::format("{} ({})", where, identity->engine_id);
 }
 
 std::vector<Command> Target::take_commands() { return std::exchange(commands_, {}); }
@@ -289,7 +321,9 @@ std::vector<TransferSnapshot> Target::snapshot() const {
     all.push_back({.transfer = id,
                    .handover = transfer.expected.handover,
                    .state = transfer.state,
-                   .peer = fmt::format("{}:{}", transfer.expected.host, transfer.expected.port),
+                   .peer = transfer.expected.flow == Flow::kToCaller
+                               ? fmt::format("{}:{}", transfer.expected.host, transfer.expected.port)
+                               : describe(transfer),
                    .blocks = static_cast<uint32_t>(transfer.landing ? transfer.landing->first.size() : 0),
                    .since = transfer.since,
                    .until = transfer.expected.deadline});
@@ -298,7 +332,6 @@ std::vector<TransferSnapshot> Target::snapshot() const {
 }
 
 void Target::write_state(Writer& to, Time now) const {
-  to.number(next_peer_);
   for (const auto& [id, transfer] : transfers_) {
     to.raw(id.bytes);
     to.raw(transfer.expected.handover.bytes);
@@ -313,15 +346,15 @@ void Target::write_state(Writer& to, Time now) const {
     for (const Time time : {transfer.expected.deadline, transfer.renew_at, transfer.stop_again_at})
       to.number(time == kNever ? time.since_start.count() : (time - now).count());
   }
-  for (const auto& [id, peer] : peers_) {
+  for (const auto& [id, peer] : called_.all()) {
     to.number(value(id));
     to.text(peer.host, kTextBytesMax);
     to.number(peer.port);
     to.raw(peer.identity.value_or(Identity{}).incarnation.bytes);
     to.number(static_cast<uint8_t>(peer.identity.has_value()));
-    to.number(peer.transfers);
-    to.number(peer.transfers == 0 ? (peer.idle_since - now).count() : 0);
-    for (const Message& message : peer.farewells) {
+    to.number(peer.uses);
+    to.number(peer.uses == 0 ? (peer.idle_since - now).count() : 0);
+    for (const Message& message : peer.waiting) {
       for (const std::byte byte : encode(message)) to.number(static_cast<uint8_t>(byte));
     }
   }

@@ -623,7 +623,8 @@ inline void World::run_p(Command& command) {
     const auto one = std::ranges::find(connections_, push->peer, &Connection::at_p);
     if (one == connections_.end() || !one->open) return;
     if (!local_) return pushes_.push_back(std::move(*push));
-    Announce announce{push->transfer, push->layers, push->source, push->epochs, push->last};
+    Announce announce{push->transfer, push->layers, push->move.first, push->move.end,
+                      push->source,   push->epochs, push->last};
     one->to_d.push_back({.what = Parcel::What::kMessage, .message = std::move(announce), .transfer = {}});
   } else if (const auto* const stop = std::get_if<StopPush>(&command)) {
     if (!local_) stop_pushes_.push_back(stop->transfer);

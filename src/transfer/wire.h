@@ -27,6 +27,7 @@ class Writer {
   void raw(const std::array<uint8_t, kBytes>& value) {
     for (const uint8_t byte : value) bytes_.push_back(static_cast<std::byte>(byte));
   }
+  void bytes(std::span<const std::byte> value) { bytes_.insert(bytes_.end(), value.begin(), value.end()); }
   // u16 length, bytes. Cut at `bytes_max`.
   void text(std::string_view value, size_t bytes_max) {
     value = value.substr(0, bytes_max);
@@ -62,6 +63,11 @@ class Reader {
     if (!need(kBytes, field)) return;
     std::memcpy(value.data(), bytes_.data(), kBytes);
     bytes_ = bytes_.subspan(kBytes);
+  }
+  void bytes(std::span<std::byte> value, std::string_view field) {
+    if (value.empty() || !need(value.size(), field)) return;
+    std::memcpy(value.data(), bytes_.data(), value.size());
+    bytes_ = bytes_.subspan(value.size());
   }
   std::string text(std::string_view field, size_t bytes_max) {
     const size_t size = number<uint16_t>(field);

@@ -58,6 +58,7 @@ void FakeNetwork::connect(FakeMover& from, const Connect& command) {
     return send(connection, 0, Lost{{Code::kUnavailable, where + ": the peer refuses: " + mismatch}});
   connection.ends[1].mover = *to;
   connection.ends[1].id = PeerId{next_accepted_++};
+  connection.flow = command.flow;
   connection.open = true;
   send(connection, 0, Up{});
   send(connection, 1, Up{});
@@ -67,7 +68,8 @@ void FakeNetwork::send(Connection& connection, size_t to, Parcel parcel) {
   End& end = connection.ends[to];
   end.last_due = std::max(end.last_due, now_ + delay());
   const auto* const message = std::get_if<Message>(&parcel);
-  const bool may_repeat = message != nullptr && is_any<Renew, Landing, Taken, ReleaseHandover>(*message);
+  const bool may_repeat =
+      message != nullptr && is_any<Renew, Claim, Landing, PrefillDone, Taken, ReleaseHandover>(*message);
   if (may_repeat && random_() % 100 < config_.repeat_percent) end.arriving.push_back({end.last_due, parcel});
   end.arriving.push_back({end.last_due, std::move(parcel)});
 }
@@ -141,12 +143,8 @@ void FakeMover::execute(Command command) {
       events_.emplace_back(MoveFailed{allow->transfer, {Code::kUnavailable, "the connection is gone"}});
       return;
     }
-    Grant grant;
-    grant.peer = allow->peer;
-    grant.blocks = std::move(allow->blocks);
-    grant.epochs = std::move(allow->epochs);
-    grant.move = allow->move;
-    CHECK(grants_.emplace(allow->transfer, std::move(grant)).second, "granted twice");
+    const TransferId transfer = allow->transfer;
+    CHECK(grants_.emplace(transfer, Grant::of(std::move(*allow))).second, "granted twice");
   } else if (auto* const stop = std::get_if<StopStores>(&command)) {
     grants_.erase(stop->transfer);
     events_.emplace_back(StoresStopped{stop->transfer});
@@ -154,11 +152,25 @@ void FakeMover::execute(Command command) {
     const auto [connection, at] = find(push->peer);
     if (connection == nullptr || !connection->open) return;
     network_.send(*connection, 1 - at,
-                  Message(Announce{push->transfer, push->layers, push->source, push->epochs, push->last}));
-    const kv::PieceCursor next(push->move);
-    outflows_.push_back({std::move(*push), next});
+                  Message(Announce{.transfer = push->transfer,
+                                   .layers = push->layers,
+                                   .first = push->move.first,
+                                   .end = push->move.end,
+                                   .source = push->source,
+                                   .epochs = push->epochs,
+                                   .last = push->last}));
+    const auto flow = std::ranges::find_if(
+        outflows_, [&](const Outflow& one) { return one.pushes.front().transfer == push->transfer; });
+    if (flow != outflows_.end()) {
+      flow->pushes.push_back(std::move(*push));
+    } else {
+      Outflow& fresh = outflows_.emplace_back();
+      fresh.next = kv::PieceCursor(push->move);
+      fresh.pushes.push_back(std::move(*push));
+    }
   } else if (auto* const stop_push = std::get_if<StopPush>(&command)) {
-    std::erase_if(outflows_, [&](const Outflow& flow) { return flow.push.transfer == stop_push->transfer; });
+    std::erase_if(outflows_,
+                  [&](const Outflow& flow) { return flow.pushes.front().transfer == stop_push->transfer; });
   } else if (auto* const close = std::get_if<Close>(&command)) {
     const auto [connection, at] = find(close->peer);
     if (connection != nullptr) network_.end(*connection, "closed: " + close->reason);
@@ -174,7 +186,7 @@ std::vector<MoverEvent> FakeMover::poll(Duration /*timeout*/) {
       while (end.mover == this && !end.arriving.empty() && end.arriving.front().due <= network_.now_) {
         FakeNetwork::Parcel parcel = std::move(end.arriving.front().parcel);
         end.arriving.pop_front();
-        take(end, connection.ends[1 - i], parcel);
+        take(connection, i, parcel);
       }
     }
   }
@@ -185,13 +197,18 @@ std::vector<MoverEvent> FakeMover::poll(Duration /*timeout*/) {
   return std::exchange(events_, {});
 }
 
-void FakeMover::take(FakeNetwork::End& end, const FakeNetwork::End& other, FakeNetwork::Parcel& parcel) {
+void FakeMover::take(FakeNetwork::Connection& connection, size_t at, FakeNetwork::Parcel& parcel) {
+  FakeNetwork::End& end = connection.ends[at];
   if (std::holds_alternative<FakeNetwork::Up>(parcel)) {
     end.up = true;
-    events_.emplace_back(PeerUp{end.id, other.mover->identity_, Transport::kFake, true});
+    events_.emplace_back(PeerUp{.peer = end.id,
+                                .identity = connection.ends[1 - at].mover->identity_,
+                                .transport = Transport::kFake,
+                                .authenticated = true,
+                                .flow = connection.flow});
   } else if (const auto* const lost = std::get_if<FakeNetwork::Lost>(&parcel)) {
     std::erase_if(grants_, [&](const auto& entry) { return entry.second.peer == end.id; });
-    std::erase_if(outflows_, [&](const Outflow& flow) { return flow.push.peer == end.id; });
+    std::erase_if(outflows_, [&](const Outflow& flow) { return flow.pushes.front().peer == end.id; });
     if (end.up || !is_accepted(end.id)) events_.emplace_back(PeerLost{end.id, lost->error});
   } else if (auto* const message = std::get_if<Message>(&parcel)) {
     take_message(end.id, *message);
@@ -206,16 +223,14 @@ void FakeMover::take_message(PeerId peer, Message& message) {
     if (at == grants_.end()) return;
     if (auto checked = check_announce(*announce, at->second, arena_.layout()); !checked)
       return fail_move(announce->transfer, checked.error());
-    begin_announce(at->second, *announce);
+    add_announce(at->second, *announce, arena_.layout());
   } else if (const auto* const pushed = std::get_if<Pushed>(&message)) {
     const auto at = grants_.find(pushed->transfer);
     if (at == grants_.end()) return;
     Grant& grant = at->second;
-    if (!grant.announce || !grant.next.is_done())
+    if (grant.announces.empty() || !grant.next.is_done())
       return fail_move(pushed->transfer, {Code::kCorrupt, "Pushed: positions are missing"});
-    grant.layers_done += grant.announce->layers.count;
-    grant.announce.reset();
-    if (!pushed->last) return;
+    if (!end_announce(grant)) return;
     events_.emplace_back(Landed{pushed->transfer, grant.bytes});
     grants_.erase(at);
   } else {
@@ -241,38 +256,43 @@ void FakeMover::fail_move(TransferId transfer, Error error) {
 }
 
 void FakeMover::send_blocks() {
-  const kv::KvLayout& layout = arena_.layout();
   for (size_t turn = 0; turn < network_.config_.blocks_per_poll && !outflows_.empty(); ++turn) {
     Outflow flow = std::move(outflows_.front());
     outflows_.pop_front();
-    const auto [connection, at] = find(flow.push.peer);
-    if (connection == nullptr || !connection->open) continue;
-    const kv::Piece& piece = *flow.next;
-    const BlockId block = flow.push.source[piece.source];
-    if (arena_.epoch(block) != flow.push.epochs[piece.source]) {
-      events_.emplace_back(
-          MoveFailed{flow.push.transfer, {Code::kUnavailable, "P has given the blocks away"}});
-      continue;
-    }
-    const size_t offset = flow.push.layers.first * layout.layer_bytes(piece.tokens);
-    FakeNetwork::KvBytes bytes;
-    bytes.bytes.resize(flow.push.layers.count * layout.layer_bytes(piece.tokens));
-    kv::gather(arena_, {block, piece.source_token, piece.tokens}, offset, bytes.bytes);
-    bytes.frame = {.transfer = flow.push.transfer,
-                   .position = piece.number,
-                   .offset = static_cast<uint32_t>(offset),
-                   .bytes = static_cast<uint32_t>(bytes.bytes.size()),
-                   .epoch = flow.push.epochs[piece.source],
-                   .checksum = XXH3_64bits(bytes.bytes.data(), bytes.bytes.size())};
-    network_.send(*connection, 1 - at, std::move(bytes));
-    flow.next.next();
-    if (!flow.next.is_done()) {
-      outflows_.push_back(std::move(flow));
-    } else {
-      network_.send(*connection, 1 - at,
-                    Message(Pushed{flow.push.transfer, flow.push.layers, flow.push.last}));
-    }
+    if (send_piece(flow)) outflows_.push_back(std::move(flow));
   }
+}
+
+// The next piece of a transfer. False if nothing of it is left to be sent.
+bool FakeMover::send_piece(Outflow& flow) {
+  const kv::KvLayout& layout = arena_.layout();
+  const Push& push = flow.pushes.front();
+  const auto [connection, at] = find(push.peer);
+  if (connection == nullptr || !connection->open) return false;
+  const kv::Piece& piece = *flow.next;
+  const BlockId block = push.source[piece.source];
+  if (arena_.epoch(block) != push.epochs[piece.source]) {
+    events_.emplace_back(MoveFailed{push.transfer, {Code::kUnavailable, "P has given the blocks away"}});
+    return false;
+  }
+  const size_t offset = push.layers.first * layout.layer_bytes(piece.tokens);
+  FakeNetwork::KvBytes bytes;
+  bytes.bytes.resize(push.layers.count * layout.layer_bytes(piece.tokens));
+  kv::gather(arena_, {block, piece.source_token, piece.tokens}, offset, bytes.bytes);
+  bytes.frame = {.transfer = push.transfer,
+                 .position = piece.number,
+                 .offset = static_cast<uint32_t>(offset),
+                 .bytes = static_cast<uint32_t>(bytes.bytes.size()),
+                 .epoch = push.epochs[piece.source],
+                 .checksum = XXH3_64bits(bytes.bytes.data(), bytes.bytes.size())};
+  network_.send(*connection, 1 - at, std::move(bytes));
+  flow.next.next();
+  if (!flow.next.is_done()) return true;
+  network_.send(*connection, 1 - at, Message(Pushed{push.transfer, push.layers, push.last}));
+  flow.pushes.pop_front();
+  if (flow.pushes.empty()) return false;
+  flow.next = kv::PieceCursor(flow.pushes.front().move);
+  return true;
 }
 
 }  // namespace baton::transfer::fake

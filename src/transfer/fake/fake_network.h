@@ -22,8 +22,8 @@ namespace baton::transfer::fake {
 struct FakeNetworkConfig {
   uint64_t seed = 0;
   Duration delay_max = std::chrono::milliseconds(5);  // of one message, on top of those before it
-  uint32_t repeat_percent = 0;                        // Renew, Landing, Taken, ReleaseHandover come twice
-  uint32_t blocks_per_poll = 4;                       // P sends at most this many pieces at a time
+  uint32_t repeat_percent = 0;   // Renew, Claim, Landing, PrefillDone, Taken, ReleaseHandover come twice
+  uint32_t blocks_per_poll = 4;  // P sends at most this many pieces at a time
 };
 
 class FakeMover;
@@ -72,6 +72,7 @@ class FakeNetwork {
   };
   struct Connection {
     std::array<End, 2> ends;  // who connected, who listened
+    Flow flow = Flow::kToCaller;
     bool open = false;
   };
 
@@ -100,8 +101,9 @@ class FakeMover final : public KvMover {
 
  private:
   friend class FakeNetwork;
+  // The pushes of one transfer, of which the first is being sent.
   struct Outflow {
-    Push push;
+    std::deque<Push> pushes;
     kv::PieceCursor next;
   };
 
@@ -113,11 +115,12 @@ class FakeMover final : public KvMover {
         arena_(arena) {}
 
   std::pair<FakeNetwork::Connection*, size_t> find(PeerId peer);
-  void take(FakeNetwork::End& end, const FakeNetwork::End& other, FakeNetwork::Parcel& parcel);
+  void take(FakeNetwork::Connection& connection, size_t at, FakeNetwork::Parcel& parcel);
   void take_message(PeerId peer, Message& message);
   void take_bytes(const FakeNetwork::KvBytes& bytes);
   void fail_move(TransferId transfer, Error error);
   void send_blocks();
+  bool send_piece(Outflow& flow);
 
   FakeNetwork& network_;
   std::string host_;

@@ -64,7 +64,8 @@ size_t Copier::count_neighbours(const CopyJob& job, const Grant& grant, size_t b
   if (move.source_tokens != move.target_tokens || job.announce.layers.count != target_.layout().layers)
     return 1;
   const std::span from = std::span(job.announce.source).subspan(job.next->source);
-  const std::span to = std::span(grant.blocks).subspan(job.next->target);
+  const std::span to =
+      std::span(grant.blocks).subspan(target_block_of(grant, job.announce) + job.next->target);
   size_t run = 1;
   while (run < std::min(from.size(), blocks_max) && index(from[run]) == index(from[0]) + run &&
          index(to[run]) == index(to[0]) + run) {
@@ -81,7 +82,7 @@ void Copier::copy_slice(CopyJob& job, const Grant& grant) {
     const size_t first = job.announce.layers.first * layout.layer_bytes(piece.tokens);
     const size_t range = job.announce.layers.count * layout.layer_bytes(piece.tokens);
     const BlockId from = job.announce.source[piece.source];
-    const BlockId to = grant.blocks[piece.target];
+    const BlockId to = grant.blocks[target_block_of(grant, job.announce) + piece.target];
     const size_t run = count_neighbours(job, grant, (job.offset + budget + range - 1) / range);
     const size_t bytes = std::min(budget, run * range - job.offset);
     if (run > 1) {

@@ -17,7 +17,8 @@ namespace baton::transfer::local {
 
 inline constexpr size_t kSliceBytes = size_t{4} << 20;  // of one step(): about half a millisecond
 
-// One Announce being copied. `source` outlives the job: the connection owns the mapping and stops its jobs.
+// One Announce being copied, the first of its grant. `source` outlives the job: the connection owns the
+// mapping and stops its jobs.
 struct CopyJob {
   PeerId peer{};
   const kv::KvArena* source = nullptr;

@@ -25,15 +25,17 @@ class CopierTest : public testing::Test {
     const TransferId id = random_id<TransferId>();
     Announce announce{.transfer = id,
                       .layers = {0, kLayout.layers},
+                      .first = kMove.first,
+                      .end = kMove.end,
                       .source = {BlockId{1}},
                       .epochs = {source_->epoch(BlockId{1})},
                       .last = true};
-    grants_[id] = {.peer = PeerId{1},
-                   .blocks = {BlockId{2}},
-                   .epochs = {target_->epoch(BlockId{2})},
-                   .move = kMove,
-                   .announce = announce,
-                   .next = {}};
+    grants_[id] = Grant::of({.peer = PeerId{1},
+                             .transfer = id,
+                             .blocks = {BlockId{2}},
+                             .epochs = {target_->epoch(BlockId{2})},
+                             .move = kMove});
+    add_announce(grants_[id], announce, kLayout);
     copier_.add(
         {.peer = PeerId{1}, .source = source_.get(), .announce = announce, .next = kv::PieceCursor(kMove)});
   }

@@ -15,12 +15,15 @@
 namespace baton::transfer::tcp {
 namespace {
 
-constexpr std::string_view kRoleP = "baton hand-over 1 P";
-constexpr std::string_view kRoleD = "baton hand-over 1 D";
+constexpr std::string_view kListener = "baton hand-over 2 listener";
+constexpr std::string_view kCaller = "baton hand-over 2 caller";
 constexpr uint64_t kKeyLocalListener = (uint64_t{1} << 62) + 2;
 constexpr uint64_t kKeyVisitors = (uint64_t{1} << 62) + 3;
 constexpr uint64_t kKeyArena = uint64_t{1} << 61;
 constexpr size_t kVisitorsMax = 2 * kConnectionsMax;
+// What the listener says on its Unix socket.
+constexpr std::byte kMapped{1};
+constexpr std::byte kNotMapped{0};
 
 Result<void> check_identity(const Identity& own, const Identity& theirs) {
   const std::string mismatch = find_mismatch(own, theirs);
@@ -39,6 +42,7 @@ Result<void> check_mode(bool own, bool theirs) {
 
 void SocketMover::say_hello(Connection& connection) {
   connection.hello = {.authenticates = config_.secret.has_value(),
+                      .flow = connection.flow,
                       .nonce = net::random_nonce(),
                       .identity = config_.identity};
   connection.phase = Phase::kChallenge;
@@ -58,7 +62,7 @@ Result<void> SocketMover::take_handshake(Connection& connection, Message& messag
       proof != nullptr && connection.phase == Phase::kProof) {
     if (config_.secret) {
       const Mac mac =
-          config_.secret->prove(kRoleD, handshake_transcript(connection.hello, connection.challenge));
+          config_.secret->prove(kCaller, handshake_transcript(connection.hello, connection.challenge));
       if (!net::equal_secrets(mac, proof->mac))
         return fail(Code::kDenied, "cluster secret: the peer's proof is wrong, expected the same secret");
     }
@@ -74,7 +78,9 @@ Result<void> SocketMover::take_handshake(Connection& connection, Message& messag
   if (auto* const ready = std::get_if<Ready>(&message);
       ready != nullptr && connection.phase == Phase::kReady) {
     if (!ready->local && config_.choice == TransportChoice::kLocal)
-      return fail(Code::kUnavailable, "--kv-transport local: the peer cannot map this instance's arena");
+      return fail(Code::kUnavailable, "--kv-transport local: P's arena cannot be mapped by D");
+    if (ready->local && connection.flow == Flow::kFromCaller && !connection.arena)
+      return fail(Code::kCorrupt, "Ready: local is true, expected P's arena over the Unix socket first");
     connection.local = ready->local;
     be_up(connection);
     return {};
@@ -87,13 +93,14 @@ Result<void> SocketMover::take_hello(Connection& connection, Hello& hello) {
   TRY_DO(check_identity(config_.identity, hello.identity));
   connection.hello = std::move(hello);
   connection.peer = connection.hello.identity;
+  connection.flow = connection.hello.flow;
   connection.challenge = {.authenticates = config_.secret.has_value(),
                           .nonce = net::random_nonce(),
                           .identity = config_.identity,
                           .mac = {}};
   if (config_.secret) {
     connection.challenge.mac =
-        config_.secret->prove(kRoleP, handshake_transcript(connection.hello, connection.challenge));
+        config_.secret->prove(kListener, handshake_transcript(connection.hello, connection.challenge));
   }
   connection.phase = Phase::kProof;
   post(connection, connection.challenge);
@@ -105,9 +112,9 @@ Result<void> SocketMover::take_challenge(Connection& connection, Challenge& chal
   const std::vector<std::byte> transcript = handshake_transcript(connection.hello, challenge);
   Proof proof;
   if (config_.secret) {
-    if (!net::equal_secrets(config_.secret->prove(kRoleP, transcript), challenge.mac))
+    if (!net::equal_secrets(config_.secret->prove(kListener, transcript), challenge.mac))
       return fail(Code::kDenied, "cluster secret: the peer's proof is wrong, expected the same secret");
-    proof.mac = config_.secret->prove(kRoleD, transcript);
+    proof.mac = config_.secret->prove(kCaller, transcript);
   }
   TRY_DO(check_identity(config_.identity, challenge.identity));
   connection.peer = std::move(challenge.identity);
@@ -128,22 +135,33 @@ Result<void> SocketMover::take_welcome(Connection& connection, const Welcome& we
     be_ready(connection, false);
     return {};
   }
-  auto opened = net::connect_unix(welcome.local_name);
-  const auto sent =
-      opened ? send(opened->get(), welcome.local_token.data(), welcome.local_token.size(), MSG_NOSIGNAL) : 0;
-  if (sent != static_cast<ssize_t>(welcome.local_token.size())) {
+  if (!knock_locally(connection, welcome)) {
     if (config_.choice == TransportChoice::kLocal)
       return fail(Code::kUnavailable, "--kv-transport local: the peer's Unix socket does not connect");
     be_ready(connection, false);
     return {};
   }
-  connection.local_fd = *std::move(opened);
   connection.phase = Phase::kArena;
   watch(connection.local_fd.get(), value(connection.id) | kKeyArena, false, true);
   return {};
 }
 
-// P's Unix socket can be read: its arena comes, or its end.
+// Shows the token; a calling P hands its arena over with it. False if there is no way.
+bool SocketMover::knock_locally(Connection& connection, const Welcome& welcome) {
+  auto opened = net::connect_unix(welcome.local_name);
+  if (!opened) return false;
+  const auto token = std::as_bytes(std::span(welcome.local_token));
+  if (connection.flow == Flow::kFromCaller) {
+    if (!net::send_with_fd(opened->get(), token, arena_.fd())) return false;
+  } else if (send(opened->get(), token.data(), token.size(), MSG_NOSIGNAL) !=
+             static_cast<ssize_t>(token.size())) {
+    return false;
+  }
+  connection.local_fd = *std::move(opened);
+  return true;
+}
+
+// The listener's Unix socket can be read: P's arena comes, or the word that D has mapped it, or the end.
 void SocketMover::take_arena(Connection& connection) {
   if (connection.phase == Phase::kUp) {
     std::byte byte{};
@@ -153,7 +171,9 @@ void SocketMover::take_arena(Connection& connection) {
   }
   std::byte byte{};
   auto fd = net::receive_with_fd(connection.local_fd.get(), std::span(&byte, 1));
-  if (fd && *fd) {
+  if (connection.flow == Flow::kFromCaller) {
+    if (fd && byte == kMapped) return be_ready(connection, true);
+  } else if (fd && *fd) {
     auto arena = kv::KvArena::map_peer(fd->release(), connection.peer.layout, connection.peer.incarnation);
     if (arena) {
       connection.arena = *std::move(arena);
@@ -163,8 +183,7 @@ void SocketMover::take_arena(Connection& connection) {
   }
   connection.local_fd.reset();
   if (config_.choice == TransportChoice::kLocal)
-    return lose(connection.id,
-                {Code::kUnavailable, "--kv-transport local: the peer's arena cannot be mapped"});
+    return lose(connection.id, {Code::kUnavailable, "--kv-transport local: P's arena cannot be mapped by D"});
   be_ready(connection, false);
 }
 
@@ -182,7 +201,11 @@ void SocketMover::be_up(Connection& connection) {
            fmt::format("{}: {} is up, KV travels by {}, {}", connection.name, connection.peer.engine_id,
                        transport_name(transport),
                        config_.secret ? "authenticated" : "NOT authenticated (no cluster secret)"));
-  events_.emplace_back(PeerUp{connection.id, connection.peer, transport, config_.secret.has_value()});
+  events_.emplace_back(PeerUp{.peer = connection.id,
+                              .identity = connection.peer,
+                              .transport = transport,
+                              .authenticated = config_.secret.has_value(),
+                              .flow = connection.flow});
 }
 
 void SocketMover::accept_local() {
@@ -198,32 +221,48 @@ void SocketMover::accept_local() {
   visitors_.emplace(id, std::move(visitor));
 }
 
-// Who shows the token of a live connection gets the arena; everybody else is closed.
+// Who shows the token of a live connection gets the arena, or gives its own; everybody else is closed.
 void SocketMover::serve_local(uint64_t id) {
   const auto at = visitors_.find(id);
   if (at == visitors_.end()) return;
   LocalVisitor& visitor = at->second;
-  const size_t left = visitor.token.size() - visitor.filled;
-  uint8_t surplus = 0;
-  const ssize_t got = visitor.served ? recv(visitor.fd.get(), &surplus, 1, 0)
-                                     : recv(visitor.fd.get(), visitor.token.data() + visitor.filled, left, 0);
-  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
-  if (got <= 0 || visitor.served) {
+  if (visitor.served) {
+    uint8_t surplus = 0;
+    const ssize_t got = recv(visitor.fd.get(), &surplus, 1, 0);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
     visitors_.erase(at);
     return;
   }
-  visitor.filled += static_cast<size_t>(got);
+  auto got = net::receive_some_with_fd(
+      visitor.fd.get(), std::as_writable_bytes(std::span(visitor.token)).subspan(visitor.filled));
+  if (got && got->bytes == 0) return;
+  if (!got) {
+    visitors_.erase(at);
+    return;
+  }
+  if (got->fd) visitor.arena = std::move(got->fd);
+  visitor.filled += got->bytes;
   if (visitor.filled < visitor.token.size()) return;
-  const bool is_known = std::ranges::any_of(connections_, [&](const auto& entry) {
+  visitor.served = exchange_arena(visitor);
+  if (!visitor.served) visitors_.erase(at);
+}
+
+bool SocketMover::exchange_arena(LocalVisitor& visitor) {
+  const auto known = std::ranges::find_if(connections_, [&](const auto& entry) {
     return entry.second->phase == Phase::kReady &&
            net::equal_secrets(entry.second->local_token, visitor.token);
   });
-  const std::byte byte{1};
-  if (!is_known || !net::send_with_fd(visitor.fd.get(), std::span(&byte, 1), arena_.fd())) {
-    visitors_.erase(at);
-    return;
-  }
-  visitor.served = true;
+  if (known == connections_.end()) return false;
+  Connection& connection = *known->second;
+  if (connection.flow == Flow::kToCaller)
+    return net::send_with_fd(visitor.fd.get(), std::span(&kMapped, 1), arena_.fd()).has_value();
+  if (!visitor.arena) return false;
+  auto arena =
+      kv::KvArena::map_peer(visitor.arena.release(), connection.peer.layout, connection.peer.incarnation);
+  if (!arena) log_warning("transfer", fmt::format("{}: {}", connection.name, arena.error().message));
+  if (arena) connection.arena = *std::move(arena);
+  const std::byte answer = connection.arena ? kMapped : kNotMapped;
+  return send(visitor.fd.get(), &answer, 1, MSG_NOSIGNAL) == 1;
 }
 
 }  // namespace baton::transfer::tcp

@@ -104,7 +104,7 @@ Result<void> SocketMover::take_message(Connection& connection, Message& message)
   }
   if (const auto* const ack = std::get_if<Ack>(&message)) {
     for (Outflow& flow : connection.outflows) {
-      if (flow.push.transfer == ack->transfer) flow.acked = std::clamp(ack->bytes, flow.acked, flow.sent);
+      if (flow.transfer == ack->transfer) flow.acked = std::clamp(ack->bytes, flow.acked, flow.sent);
     }
     events_.emplace_back(PushProgress{connection.id, ack->transfer, ack->bytes});
     return {};
@@ -128,19 +128,17 @@ Result<void> SocketMover::take_announce(Connection& connection, Announce& announ
     fail_move(announce.transfer, checked.error());
     return {};
   }
-  begin_announce(at->second, announce);
-  if (!connection.local) return {};
-  for (const BlockId block : announce.source) {
-    if (index(block) < connection.arena->blocks()) continue;
-    fail_move(announce.transfer,
-              {Code::kCorrupt, fmt::format("Announce: source block is {}, expected below {}", index(block),
-                                           connection.arena->blocks())});
-    return {};
+  if (connection.local) {
+    for (const BlockId block : announce.source) {
+      if (index(block) < connection.arena->blocks()) continue;
+      fail_move(announce.transfer,
+                {Code::kCorrupt, fmt::format("Announce: source block is {}, expected below {}", index(block),
+                                             connection.arena->blocks())});
+      return {};
+    }
   }
-  copier_.add({.peer = connection.id,
-               .source = connection.arena.get(),
-               .announce = std::move(announce),
-               .next = kv::PieceCursor(at->second.move)});
+  add_announce(at->second, std::move(announce), arena_.layout());
+  if (connection.local && at->second.announces.size() == 1) copy_next(at->second);
   return {};
 }
 
@@ -148,14 +146,13 @@ void SocketMover::take_pushed(Connection& connection, const Pushed& pushed) {
   const auto at = grants_.find(pushed.transfer);
   if (at == grants_.end() || at->second.peer != connection.id) return;
   Grant& grant = at->second;
-  if (!grant.announce || grant.announce->layers != pushed.layers || !grant.next.is_done()) {
-    return fail_move(pushed.transfer, {Code::kCorrupt, fmt::format("Pushed: {} of {} positions have come",
-                                                                   grant.next.positions_done(),
-                                                                   grant.move.end - grant.move.first)});
+  if (grant.announces.empty() || grant.announces.front().layers != pushed.layers || !grant.next.is_done()) {
+    return fail_move(
+        pushed.transfer,
+        {Code::kCorrupt, fmt::format("Pushed: {} of {} positions have come", grant.next.positions_done(),
+                                     grant.next.move().end - grant.next.move().first)});
   }
-  grant.layers_done += pushed.layers.count;
-  grant.announce.reset();
-  if (grant.layers_done < arena_.layout().layers) return;
+  if (!end_announce(grant)) return;
   if (auto owned = check_owner(grant, arena_); !owned) return fail_move(pushed.transfer, owned.error());
   events_.emplace_back(Landed{pushed.transfer, grant.bytes});
   grants_.erase(at);

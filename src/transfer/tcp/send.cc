@@ -79,20 +79,21 @@ bool SocketMover::next_frame(Connection& connection) {
   for (size_t i = 0; i < connection.outflows.size(); ++i) {
     Outflow flow = std::move(connection.outflows.front());
     connection.outflows.pop_front();
-    if (flow.sent - flow.acked >= kWindowBytes) {
+    if (flow.pushes.empty() || flow.sent - flow.acked >= kWindowBytes) {
       connection.outflows.push_back(std::move(flow));
       continue;
     }
+    const Push& push = flow.pushes.front();
     const kv::Piece& piece = *flow.next;
-    const size_t first = flow.push.layers.first * layout.layer_bytes(piece.tokens);
-    const size_t range = flow.push.layers.count * layout.layer_bytes(piece.tokens);
+    const size_t first = push.layers.first * layout.layer_bytes(piece.tokens);
+    const size_t range = push.layers.count * layout.layer_bytes(piece.tokens);
     OutFrame out;
-    out.source = flow.push.source[piece.source];
-    out.frame = {.transfer = flow.push.transfer,
+    out.source = push.source[piece.source];
+    out.frame = {.transfer = flow.transfer,
                  .position = piece.number,
                  .offset = static_cast<uint32_t>(first + flow.offset),
                  .bytes = static_cast<uint32_t>(std::min(kKvBytesMax, range - flow.offset)),
-                 .epoch = flow.push.epochs[piece.source],
+                 .epoch = push.epochs[piece.source],
                  .checksum = 0};
     out.bytes = find_bytes(connection, {out.source, piece.source_token, piece.tokens}, out.frame);
     out.frame.checksum = XXH3_64bits(out.bytes, out.frame.bytes);
@@ -138,9 +139,7 @@ Result<bool> SocketMover::write_frame(Connection& connection) {
 void SocketMover::end_out_frame(Connection& connection) {
   const OutFrame out = *connection.out_frame;
   connection.out_frame.reset();
-  const auto flow = std::ranges::find_if(connection.outflows, [&](const Outflow& one) {
-    return one.push.transfer == out.frame.transfer && one.next->number >= out.frame.position;
-  });
+  const auto flow = std::ranges::find(connection.outflows, out.frame.transfer, &Outflow::transfer);
   if (flow == connection.outflows.end()) return;  // stopped
   std::atomic_thread_fence(std::memory_order_seq_cst);
   const uint32_t epoch = arena_.epoch(out.source);
@@ -154,8 +153,14 @@ void SocketMover::end_out_frame(Connection& connection) {
     return;
   }
   if (!flow->next.is_done()) return;
-  post(connection, Pushed{flow->push.transfer, flow->push.layers, flow->push.last});
-  connection.outflows.erase(flow);
+  const Push& push = flow->pushes.front();
+  post(connection, Pushed{push.transfer, push.layers, push.last});
+  if (push.last) {
+    connection.outflows.erase(flow);
+    return;
+  }
+  flow->pushes.pop_front();
+  if (!flow->pushes.empty()) flow->begin_first();
 }
 
 }  // namespace baton::transfer::tcp

@@ -90,6 +90,7 @@ void SocketMover::run(Connect& command) {
   connection->host = command.host;
   connection->port = command.port;
   connection->phase = Phase::kResolving;
+  connection->flow = command.flow;
   now_ = clock_.now();
   connection->began = connection->last_received = connection->last_sent = now_;
   Connection& kept = *connections_.emplace(command.peer, std::move(connection)).first->second;
@@ -173,12 +174,8 @@ void SocketMover::run(AllowStores& command) {
     events_.emplace_back(MoveFailed{command.transfer, {Code::kUnavailable, "the connection is gone"}});
     return;
   }
-  Grant grant;
-  grant.peer = command.peer;
-  grant.blocks = std::move(command.blocks);
-  grant.epochs = std::move(command.epochs);
-  grant.move = command.move;
-  grants_.emplace(command.transfer, std::move(grant));
+  const TransferId transfer = command.transfer;
+  grants_.emplace(transfer, Grant::of(std::move(command)));
 }
 
 void SocketMover::run(StopStores& command) {
@@ -197,16 +194,28 @@ void SocketMover::run(Push& command) {
   CHECK(command.source.size() == command.move.source_blocks(), "{} blocks", command.source.size());
   Connection* const connection = find(command.peer);
   if (connection == nullptr || connection->phase != Phase::kUp) return;  // its PeerLost is on the way
-  post(*connection, Announce{command.transfer, command.layers, command.source, command.epochs, command.last});
+  post(*connection, Announce{.transfer = command.transfer,
+                             .layers = command.layers,
+                             .first = command.move.first,
+                             .end = command.move.end,
+                             .source = command.source,
+                             .epochs = command.epochs,
+                             .last = command.last});
   if (connection->local) return;
-  kv::PieceCursor next(command.move);
-  connection->outflows.push_back({.push = std::move(command), .next = next});
+  auto flow = std::ranges::find(connection->outflows, command.transfer, &Outflow::transfer);
+  if (flow == connection->outflows.end()) {
+    Outflow& fresh = connection->outflows.emplace_back();
+    fresh.transfer = command.transfer;
+    flow = std::prev(connection->outflows.end());
+  }
+  flow->pushes.push_back(std::move(command));
+  if (flow->pushes.size() == 1) flow->begin_first();
 }
 
 void SocketMover::run(StopPush& command) {
   for (auto& [id, connection] : connections_) {
     std::erase_if(connection->outflows,
-                  [&](const Outflow& flow) { return flow.push.transfer == command.transfer; });
+                  [&](const Outflow& flow) { return flow.transfer == command.transfer; });
   }
 }
 
@@ -373,12 +382,20 @@ void SocketMover::copy_local() {
   if (!end) return;
   Grant& grant = grants_.at(end->transfer);
   if (end->error) return fail_move(end->transfer, *end->error);
-  grant.layers_done += grant.announce->layers.count;
-  grant.announce.reset();
   grant.bytes += end->bytes;
-  if (!end->last) return;
+  if (!end_announce(grant)) return copy_next(grant);
   events_.emplace_back(Landed{end->transfer, grant.bytes});
   grants_.erase(end->transfer);
+}
+
+// The first announce of a grant whose peer is on this host; nothing if none is left.
+void SocketMover::copy_next(const Grant& grant) {
+  const Connection* const connection = find(grant.peer);
+  if (connection == nullptr || grant.announces.empty()) return;
+  copier_.add({.peer = grant.peer,
+               .source = connection->arena.get(),
+               .announce = grant.announces.front(),
+               .next = grant.next});
 }
 
 void SocketMover::wake() {

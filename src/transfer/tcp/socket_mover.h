@@ -1,7 +1,8 @@
-// The mover of real processes. One TCP connection per peer carries handshake, messages and, unless both are
-// on one host, the KV bytes as acknowledged frames that D's side checks before it counts them (transfer
-// tcp). Between processes of one host (equal boot id *and* P's Unix socket connects) P hands its arena's
-// memfd over and D copies out of it (transport local, local/copier.h). Non-blocking sockets, one epoll.
+// The mover of real processes. One TCP connection per peer and direction of KV carries handshake, messages
+// and, unless both are on one host, the KV bytes as acknowledged frames that D's side checks before it counts
+// them (transfer tcp). Between processes of one host (equal boot id *and* the listener's Unix socket
+// connects) P hands its arena's memfd over and D copies out of it (transport local, local/copier.h).
+// Non-blocking sockets, one epoll.
 //
 // KV bytes of a frame are received straight into the granted block and checked there, unless the piece is
 // only a part of it (the block sizes differ): then they are checked first and scattered into it. Both are
@@ -42,7 +43,7 @@ inline constexpr size_t kTurnBytes = size_t{1} << 20;          // read or writte
 inline constexpr size_t kStoppedKept = 1024;                   // transfers whose late frames are expected
 
 struct SocketMoverConfig {
-  std::optional<net::Address> listen;  // P; port 0: any
+  std::optional<net::Address> listen;  // P in the pull order, D in the layer-wise one; port 0: any
   Identity identity;
   std::optional<net::ClusterSecret> secret;
   TransportChoice choice = TransportChoice::kAuto;
@@ -83,13 +84,18 @@ class SocketMover final : public KvMover {
   };
   enum class Reading : uint8_t { kHead, kBody, kKvHead, kKvBytes };
 
-  // P: a Push that is being sent.
+  // P: the pushes of one transfer, of which the first is being sent. Stays until its last one.
   struct Outflow {
-    Push push;
-    kv::PieceCursor next;
-    size_t offset = 0;  // within the layer range of the next piece
-    uint64_t sent = 0;
+    TransferId transfer;
+    std::deque<Push> pushes;
+    kv::PieceCursor next;  // of the first
+    size_t offset = 0;     // within the layer range of the next piece
+    uint64_t sent = 0;     // of the transfer
     uint64_t acked = 0;
+    void begin_first() {
+      next = kv::PieceCursor(pushes.front().move);
+      offset = 0;
+    }
   };
   // The frame being written: head, then bytes of the arena.
   struct OutFrame {
@@ -102,12 +108,13 @@ class SocketMover final : public KvMover {
   struct Connection {
     PeerId id{};
     net::Fd fd;
-    net::Fd local_fd;  // D: to P's Unix socket, kept so that its end is seen
+    net::Fd local_fd;  // caller: to the listener's Unix socket, kept so that its end is seen
     std::string name;  // "host:port"
     std::string host;  // D: as it was asked for
     uint16_t port = 0;
     std::deque<net::Endpoint> endpoints;  // D: of that host, not tried yet
     Phase phase = Phase::kHello;
+    Flow flow = Flow::kToCaller;
     Time began;
     Time last_received;
     Time last_sent;
@@ -116,7 +123,7 @@ class SocketMover final : public KvMover {
     Challenge challenge;
     Identity peer;
     Nonce local_token{};
-    std::unique_ptr<kv::KvArena> arena;  // D: P's
+    std::unique_ptr<kv::KvArena> arena;  // D: P's, mapped
     bool local = false;
     // reading
     Reading reading = Reading::kHead;
@@ -141,6 +148,7 @@ class SocketMover final : public KvMover {
     net::Fd fd;
     Nonce token{};
     size_t filled = 0;
+    net::Fd arena;  // a calling P's
     Time began;
     bool served = false;  // stays open, so that the peer sees the end of this process
   };
@@ -167,6 +175,7 @@ class SocketMover final : public KvMover {
   void flush();
   void lose(PeerId peer, Error error);
   void copy_local();
+  void copy_next(const Grant& grant);
   void watch(int fd, uint64_t key, bool write, bool add);
   Connection* find(PeerId peer);
 
@@ -176,11 +185,13 @@ class SocketMover final : public KvMover {
   Result<void> take_hello(Connection& connection, Hello& hello);
   Result<void> take_challenge(Connection& connection, Challenge& challenge);
   Result<void> take_welcome(Connection& connection, const Welcome& welcome);
+  bool knock_locally(Connection& connection, const Welcome& welcome);
   void take_arena(Connection& connection);
   void be_ready(Connection& connection, bool local);
   void be_up(Connection& connection);
   void accept_local();
   void serve_local(uint64_t visitor);
+  bool exchange_arena(LocalVisitor& visitor);
 
   // receive.cc
   Result<void> read(Connection& connection);

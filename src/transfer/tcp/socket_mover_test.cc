@@ -314,7 +314,7 @@ TEST(SocketMover, NamesWhatIsWrongWithAFrame) {
     SCOPED_TRACE(row.name);
     const std::vector<std::byte> bytes(kLayout.block_bytes(), std::byte{0});
     const std::string says = outcome_with([&](RawPeer& peer, const Landing& landing) {
-      peer.send(Announce{landing.transfer, {0, kLayout.layers}, {BlockId{3}}, {5}, true});
+      peer.send(Announce{landing.transfer, {0, kLayout.layers}, 0, 16, {BlockId{3}}, {5}, true});
       KvFrame frame{.transfer = landing.transfer,
                     .position = 0,
                     .offset = 0,
@@ -332,15 +332,15 @@ TEST(SocketMover, NamesWhatIsWrongWithAFrame) {
 
 TEST(SocketMover, NamesWhatIsWrongWithAnAnnounce) {
   const std::string blocks = outcome_with([](RawPeer& peer, const Landing& landing) {
-    peer.send(Announce{landing.transfer, {0, 3}, {BlockId{3}, BlockId{4}}, {5, 5}, true});
+    peer.send(Announce{landing.transfer, {0, 3}, 0, 16, {BlockId{3}, BlockId{4}}, {5, 5}, true});
   });
   EXPECT_NE(blocks.find("source blocks is 2, expected 1"), std::string::npos) << blocks;
   const std::string layers = outcome_with([](RawPeer& peer, const Landing& landing) {
-    peer.send(Announce{landing.transfer, {0, 9}, {BlockId{3}}, {5}, true});
+    peer.send(Announce{landing.transfer, {0, 9}, 0, 16, {BlockId{3}}, {5}, true});
   });
   EXPECT_NE(layers.find("9 layers, expected 1 to 3"), std::string::npos) << layers;
   const std::string early = outcome_with([](RawPeer& peer, const Landing& landing) {
-    peer.send(Announce{landing.transfer, {0, 3}, {BlockId{3}}, {5}, true});
+    peer.send(Announce{landing.transfer, {0, 3}, 0, 16, {BlockId{3}}, {5}, true});
     peer.send(Pushed{landing.transfer, {0, 3}, true});
   });
   EXPECT_NE(early.find("0 of 16 positions have come"), std::string::npos) << early;

@@ -33,6 +33,7 @@ struct Side {
   std::unique_ptr<Target> target;
   std::vector<Outcome> outcomes;
   std::vector<ReleasedHold> released;
+  std::vector<HandoverId> ready;
   std::vector<MoverEvent> events;
   SteadyClock clock;
 
@@ -46,6 +47,7 @@ struct Side {
     target->on_time(clock.now());
     for (Command& command : source->take_commands()) mover->execute(std::move(command));
     for (Command& command : target->take_commands()) mover->execute(std::move(command));
+    for (const HandoverId id : source->take_ready()) ready.push_back(id);
     for (Outcome& outcome : target->take_outcomes()) outcomes.push_back(std::move(outcome));
     for (ReleasedHold& hold : source->take_released()) {
       for (const BlockId block : hold.blocks) arena->bump_epoch(block);
