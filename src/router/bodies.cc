@@ -269,6 +269,8 @@ std::string prefill_body(const ClientBody& client, bool to_baton, uint64_t seed)
       limits->min_tokens = read_lax_count(client.members, "min_tokens").value_or(0);
     }
     if (!client.has_seed) changes.emplace_back("seed", std::to_string(seed));
+    changes.emplace_back("request_id",
+                         std::nullopt);  // it would count before the header: names of clients meet
   }
   changes.emplace_back("kv_transfer_params", api::render_prefill_params(limits));
   changes.emplace_back("stream", "false");
@@ -289,6 +291,7 @@ std::string decode_body(const ClientBody& client, std::string_view kv_transfer_p
                                                  : std::optional(std::string(kv_transfer_params)));
   if (!kv_transfer_params.empty()) changes.emplace_back("prompt_logprobs", std::nullopt);
   if (to_baton && !client.has_seed) changes.emplace_back("seed", std::to_string(seed));
+  if (to_baton) changes.emplace_back("request_id", std::nullopt);
   return changed(client.members, changes);
 }
 

@@ -37,6 +37,14 @@ TEST(Bodies, ABatonInstanceHearsTheClientsLimitsAndBothSidesTheSameSeed) {
   EXPECT_EQ(prefill_body(chat(R"({"seed": 1})"), true, 7).find(R"("seed":7)"), std::string::npos);
 }
 
+TEST(Bodies, AClientsOwnNameOfARequestStaysWithThoseWhoDoNotReadItAsOurs) {
+  const auto client = text(R"({"request_id": "mine", "prompt": "a"})");
+  for (const bool to_baton : {false, true}) {
+    for (const std::string& body : {prefill_body(client, to_baton, 7), decode_body(client, "", to_baton, 7)})
+      EXPECT_EQ(body.find("mine") == std::string::npos, to_baton) << body;
+  }
+}
+
 TEST(Bodies, LimitsThatMakeNoSenseAreLeftForPToRefuseByTheirNames) {
   const std::vector<std::pair<std::string_view, bool>> rows = {
       {R"("max_tokens":-1)", true},
