@@ -187,7 +187,7 @@ class CommandLines(Folder):
             (["proxy", "--prefiller-hosts", "a", "b", "--prefiller-ports", "1"], ["--prefiller-ports", "1", "2"]),
             (["proxy", "--decoder-hosts", "192.0.0.3192.0.0.3", "--decoder-ports", "1"], ["192.0.0.3192.0.0.3", "backslash"]),
             (["proxy", "--decoder-hosts", "a", "--decoder-ports", "70000"], ["70000", "65535"]),
-            (["proxy", "--policy", "random"], ["--policy: random", "round-robin"]),
+            (["proxy", "--policy", "random"], ["--policy: random", "least-tokens"]),
             (["replay", "file"], ["--model: missing"]),
             (["replay", "file", "--modle", "x"], ["--modle", "did you mean --model?"]),
             (["random-checkpoint", "tiny"], ["DIRECTORY: missing"]),
@@ -349,7 +349,7 @@ class CommandLines(Folder):
         (self.folder / "weights").mkdir()
         (self.folder / "_baton").write_text(run("completion", "zsh").stdout)
         rows = [("baton rep", "baton replay "), ("baton serve --kv-transfer-c", "baton serve --kv-transfer-config "), ("baton serve --dtype bf", "baton serve --dtype bfloat16 "),
-                ("baton proxy --policy rou", "baton proxy --policy round-robin "), ("baton replay --model weig", "baton replay --model weights/"),
+                ("baton proxy --policy lea", "baton proxy --policy least-tokens "), ("baton replay --model weig", "baton replay --model weights/"),
                 ("baton serve --no-warm", "baton serve --no-warmup "), ("baton man ser", "baton man ser")]
         script = f"""fpath=({self.folder} $fpath); autoload -Uz compinit; compinit -u -D; PROMPT=''; LISTMAX=0
             show() {{ print -r -- "<<$BUFFER>>"; BUFFER=''; zle reset-prompt }}; zle -N show; bindkey '^X' show; bindkey '^I' complete-word; echo ready\n"""
@@ -381,7 +381,7 @@ class CommandLines(Folder):
         (self.folder / "weights").mkdir()
         (self.folder / "baton.fish").write_text(run("completion", "fish").stdout)
         rows = [("baton rep", ["replay"]), ("baton serve --kv-tr", ["--kv-transfer-config", "--kv-transport"]), ("baton serve --dtype bf", ["bfloat16"]),
-                ("baton proxy --policy rou", ["round-robin"]), ("baton replay --model weig", ["weights/"]), ("baton serve --no-warm", ["--no-warmup"])]
+                ("baton proxy --policy lea", ["least-tokens"]), ("baton replay --model weig", ["weights/"]), ("baton serve --no-warm", ["--no-warmup"])]
         for typed, expected in rows:
             answer = subprocess.run(["fish", "--no-config", "-c", f"source baton.fish; complete -C '{typed}'"], capture_output=True, text=True, cwd=self.folder,
                                     timeout=WAIT_SECONDS, env={**os.environ, "HOME": str(self.folder)}, check=True)
@@ -390,7 +390,7 @@ class CommandLines(Folder):
     def test_bash_completes_commands_flags_choices_and_directories(self):
         (self.folder / "weights").mkdir()
         rows = [(["baton", "re"], "replay"), (["baton", "serve", "--kv-tr"], "--kv-transfer-config --kv-transport"), (["baton", "serve", "--dtype", "fl"], "float32 float float16"),
-                (["baton", "proxy", "--pol"], "--policy"), (["baton", "proxy", "--policy", "round"], "round-robin"), (["baton", "replay", "--model", "weig"], "weights"),
+                (["baton", "proxy", "--pol"], "--policy"), (["baton", "proxy", "--policy", "least"], "least-tokens"), (["baton", "replay", "--model", "weig"], "weights"),
                 (["baton", "serve", "--port", "1"], "")]
         for words, expected in rows:
             script = f'source <("$BATON" completion bash); COMP_WORDS=({" ".join(words)}); COMP_CWORD={len(words) - 1}; _baton; echo "${{COMPREPLY[*]}}"'
