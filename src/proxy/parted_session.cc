@@ -185,7 +185,9 @@ http::Awaitable<void> PartedSession::end_all() {
     reap();
     if (runs_.empty()) co_return;
     const auto woken = co_await news_.wait();
-    if (!woken) co_await asio::this_coro::reset_cancellation_state(asio::enable_total_cancellation());
+    if (!woken) {
+      co_await asio::this_coro::reset_cancellation_state(asio::enable_total_cancellation());
+    }
   }
 }
 
