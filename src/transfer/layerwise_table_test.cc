@@ -155,6 +155,25 @@ TEST(Layerwise, PGivesUpWhenDIsAnotherThanPromised) {
   }
 }
 
+TEST(Layerwise, PAnnouncesWhatIsComputedAndNoMore) {
+  P p(false);
+  p.bring_to("filling");
+  const auto announced = [&](uint32_t layer, uint32_t end) {
+    p.source.on_layer(p.handover, p.blocks, layer, end);
+    const auto commands = p.take_commands();
+    if (commands.empty()) return std::string();
+    const auto& push = std::get<Push>(commands.at(0));
+    return fmt::format("layers {}+{} of {} to {}{}", push.layers.first, push.layers.count, push.move.first,
+                       push.move.end, push.last ? ", last" : "");
+  };
+  EXPECT_EQ(announced(0, 16), "");  // D has these
+  EXPECT_EQ(announced(0, 31), "");  // no block of D ends here
+  EXPECT_EQ(announced(0, 33), "layers 0+1 of 16 to 32");
+  EXPECT_EQ(announced(1, 33), "layers 1+1 of 16 to 32");
+  EXPECT_EQ(announced(0, 40), "layers 0+1 of 32 to 48");
+  EXPECT_EQ(announced(1, 40), "layers 1+1 of 32 to 48, last");
+}
+
 class D {
  public:
   explicit D(bool /*is_short*/) {
