@@ -39,10 +39,11 @@ std::string render_identity(const InstanceIdentity& identity) {
   append_json_string(out, identity.fingerprint);
   out += ",\"kv_dtype\":";
   append_json_string(out, identity.kv_dtype);
-  fmt::format_to(std::back_inserter(out),
-                 ",\"block_size\":{},\"max_model_len\":{},\"tensor_parallel_size\":{},\"kv_port\":{}}}",
-                 identity.block_size, identity.max_model_len, identity.tensor_parallel_size,
-                 identity.kv_port);
+  fmt::format_to(
+      std::back_inserter(out),
+      ",\"block_size\":{},\"max_model_len\":{},\"tensor_parallel_size\":{},\"kv_port\":{},\"order\":\"{}\"}}",
+      identity.block_size, identity.max_model_len, identity.tensor_parallel_size, identity.kv_port,
+      order_name(identity.order));
   return out;
 }
 
@@ -73,6 +74,11 @@ Result<std::optional<InstanceIdentity>> parse_models_identity(std::string_view b
   TRY(identity.max_model_len, read_size(object, "max_model_len"));
   TRY(identity.tensor_parallel_size, read_size(object, "tensor_parallel_size"));
   TRY(identity.kv_port, read_size(object, "kv_port"));
+  TRY(const auto order, read_name(object, "order"));
+  if (!order.empty() && order != "pull" && order != "layerwise") {
+    return refuse_field("order", json::string(order), "pull or layerwise");
+  }
+  if (order == "layerwise") identity.order = HandoverOrder::kLayerwise;
   return identity;
 }
 
@@ -84,6 +90,7 @@ std::string pairing_mismatch(const InstanceIdentity& p, const InstanceIdentity& 
   if (d.role == Role::kPrefill) return "role: the decode instance only prefills";
   if (!p.hands_over) return "kv_transfer_config: the prefill instance has none";
   if (!d.hands_over) return "kv_transfer_config: the decode instance has none";
+  if (p.order != d.order) return differ("order", order_name(p.order), order_name(d.order));
   if (p.protocol != d.protocol) return differ("protocol", p.protocol, d.protocol);
   if (p.fingerprint != d.fingerprint) return differ("fingerprint", p.fingerprint, d.fingerprint);
   if (p.kv_dtype != d.kv_dtype) return differ("kv_dtype", p.kv_dtype, d.kv_dtype);

@@ -1,6 +1,7 @@
 // Who an instance is, as it says under "baton" in GET /v1/models: the proxy pairs only instances that fit.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -24,6 +25,13 @@ constexpr std::string_view role_name(Role role) {
   return "both";
 }
 
+// Who begins a hand-over: P, which keeps its KV until D fetches it (pull), or D, which reserves blocks that P
+// fills while it computes (layer-wise).
+enum class HandoverOrder : uint8_t { kPull, kLayerwise };
+constexpr std::string_view order_name(HandoverOrder order) {
+  return order == HandoverOrder::kLayerwise ? "layerwise" : "pull";
+}
+
 struct InstanceIdentity {
   int32_t protocol = 0;      // kHandoverProtocol of its build
   std::string version = {};  // of its build
@@ -36,7 +44,8 @@ struct InstanceIdentity {
   int32_t block_size = 0;        // tokens
   int32_t max_model_len = 0;     // tokens
   int32_t tensor_parallel_size = 1;
-  int32_t kv_port = 0;  // side channel port of this rank; 0: none
+  int32_t kv_port = 0;                         // side channel port of this rank; 0: none
+  HandoverOrder order = HandoverOrder::kPull;  // absent in JSON: pull
   bool operator==(const InstanceIdentity&) const = default;
 };
 

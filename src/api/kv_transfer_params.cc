@@ -14,6 +14,7 @@ constexpr int64_t kTokensBound = 1LL << 40;
 constexpr int64_t kLeaseMsMax = 7LL * 24 * 3600 * 1000;
 constexpr size_t kFirstTokensMax = static_cast<size_t>(kChoicesPerPromptMax);
 constexpr size_t kHashBytesMax = 128;
+constexpr size_t kUrlBytesMax = 2048;
 
 // Puts the outer name before what a field reader said.
 template <class T>
@@ -212,17 +213,19 @@ Result<int64_t> read_count(const json::object& object, std::string_view place, s
   return value.value_or(0);
 }
 
+Result<std::string> read_hash(const json::object& object, std::string_view place) {
+  TRY(auto hash, read_name(object, place, "prompt_hash"));
+  if (hash.size() <= kHashBytesMax) return hash;
+  return refuse_field(fmt::format("{}.prompt_hash", place), json::string(hash), "a hash in hex");
+}
+
 Result<Offer> read_offer(const json::object& object) {
   constexpr std::string_view kPlace = "kv_transfer_params.baton.offer";
   Offer offer;
   TRY(offer.handover_id, read_id<HandoverId>(object, kPlace, "handover_id"));
   TRY(offer.incarnation, read_id<Incarnation>(object, kPlace, "incarnation"));
   TRY(offer.fingerprint, read_name(object, kPlace, "fingerprint"));
-  TRY(offer.prompt_hash, read_name(object, kPlace, "prompt_hash"));
-  if (offer.prompt_hash.size() > kHashBytesMax) {
-    return refuse_field(fmt::format("{}.prompt_hash", kPlace), json::string(offer.prompt_hash),
-                        "a hash in hex");
-  }
+  TRY(offer.prompt_hash, read_hash(object, kPlace));
   TRY(offer.num_tokens, read_count(object, kPlace, "num_tokens", kTokensBound));
   TRY(offer.block_size, read_int32(object, kPlace, "block_size", 0, INT32_MAX, 0));
   TRY(const int64_t lease_ms, read_count(object, kPlace, "lease_ms", kLeaseMsMax));
@@ -241,6 +244,19 @@ Result<Offer> read_offer(const json::object& object) {
     offer.first_tokens.push_back(std::move(first));
   }
   return offer;
+}
+
+Result<Landing> read_landing(const json::object& object) {
+  constexpr std::string_view kPlace = "kv_transfer_params.baton.landing";
+  Landing landing;
+  TRY(landing.transfer_id, read_id<TransferId>(object, kPlace, "transfer_id"));
+  TRY(landing.incarnation, read_id<Incarnation>(object, kPlace, "incarnation"));
+  TRY(landing.fingerprint, read_name(object, kPlace, "fingerprint"));
+  TRY(landing.prompt_hash, read_hash(object, kPlace));
+  TRY(landing.num_tokens, read_count(object, kPlace, "num_tokens", kTokensBound));
+  TRY(landing.cached_tokens, read_count(object, kPlace, "cached_tokens", kTokensBound));
+  TRY(landing.block_size, read_int32(object, kPlace, "block_size", 0, INT32_MAX, 0));
+  return landing;
 }
 
 Result<std::optional<BatonParams>> read_baton(const json::object& object) {
@@ -266,6 +282,10 @@ Result<std::optional<BatonParams>> read_baton(const json::object& object) {
     if (!offer->is_object()) return refuse_field(fmt::format("{}.offer", kPlace), *offer, "an object");
     TRY(baton.offer, read_offer(offer->get_object()));
   }
+  if (const json::value* landing = find_field(own, "landing")) {
+    if (!landing->is_object()) return refuse_field(fmt::format("{}.landing", kPlace), *landing, "an object");
+    TRY(baton.landing, read_landing(landing->get_object()));
+  }
   return baton;
 }
 
@@ -288,6 +308,8 @@ Result<KvTransferParams> read_params(const json::object& object) {
   TRY(const auto last, inside(kName, read_integer(object, "last_token_id", 0, INT32_MAX)));
   if (last) params.last_token_id = static_cast<TokenId>(*last);
   TRY_DO(read_sizes(object, params));
+  TRY(auto metaserver, inside(kName, read_text(object, "metaserver", kUrlBytesMax)));
+  params.metaserver = std::move(metaserver).value_or("");
   TRY(params.baton, read_baton(object));
   return params;
 }

@@ -21,7 +21,7 @@
 
 namespace baton::api {
 
-inline constexpr int32_t kHandoverProtocol = 1;
+inline constexpr int32_t kHandoverProtocol = 2;
 
 // A header of D's answer: the KV that the request's parameters offer was not fetched, the peer still keeps
 // it.
@@ -77,10 +77,24 @@ struct Offer {
   bool operator==(const Offer&) const = default;
 };
 
+// Layer-wise order, from D, through the proxy, to P: the blocks that D has reserved for one prompt. D's own
+// record of the transfer decides what may be stored there.
+struct Landing {
+  TransferId transfer_id = {};
+  Incarnation incarnation = {};  // of D
+  std::string fingerprint = {};  // of the model, hex
+  std::string prompt_hash = {};  // of the prompt's token ids, hex
+  int64_t num_tokens = 0;        // of the prompt
+  int64_t cached_tokens = 0;     // of these in D's prefix cache already
+  int32_t block_size = 0;        // tokens
+  bool operator==(const Landing&) const = default;
+};
+
 struct BatonParams {
   int32_t protocol = kHandoverProtocol;
   std::optional<ClientLimits> client = {};
   std::optional<Offer> offer = {};
+  std::optional<Landing> landing = {};
   bool operator==(const BatonParams&) const = default;
 };
 
@@ -98,7 +112,8 @@ struct KvTransferParams {
   std::optional<int32_t> remote_pcp_size = {};
   std::optional<int32_t> remote_dcp_size = {};
   std::optional<int32_t> remote_block_size = {};  // also accepted as a list with one per group: its first
-  std::optional<BatonParams> baton = {};          // nothing: the peer is not a Baton instance
+  std::string metaserver = {};            // D, layer-wise order: the URL that waits for its reservation
+  std::optional<BatonParams> baton = {};  // nothing: the peer is not a Baton instance
 
   bool operator==(const KvTransferParams&) const = default;
 };
@@ -115,6 +130,24 @@ std::string render_kv_transfer_params(const KvTransferParams& params);
 // The request to P: six keys, do_remote_decode true, everything remote_* null, and the client's true limits
 // for a Baton instance (`client` empty: only the six keys).
 std::string render_prefill_params(const std::optional<ClientLimits>& client);
+
+// What D posts to the metaserver once it has reserved blocks (layer-wise order): the object that P gets as
+// its kv_transfer_params.
+struct MetaserverPost {
+  std::string request_id;          // "cmpl-<X-Request-Id>-<index of the prompt>" or "chatcmpl-<X-Request-Id>"
+  std::vector<int64_t> block_ids;  // D's, of the whole prompt
+  std::string engine_id;
+  std::string host;  // of D's side channel
+  int32_t port = 0;
+  int32_t tensor_parallel_size = 1;
+  Landing landing;
+};
+// JSON text with the keys that vllm-ascend's MooncakeLayerwiseConnector writes (pd-protocol 2.3), in its
+// order, and "baton".
+std::string render_metaserver_post(const MetaserverPost& post);
+
+// The parameters of a request to D in the layer-wise order, as the proxy writes them.
+std::string render_metaserver_params(std::string_view metaserver);
 
 // Why `offered` may not be decoded from with `own` (the first key that differs, both values); empty if it
 // may.

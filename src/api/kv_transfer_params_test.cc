@@ -63,7 +63,7 @@ TEST(KvTransferParams, TheRequestToPHasTheSixKeys) {
       R"({"do_remote_prefill":false,"do_remote_decode":true,"remote_block_ids":null,"remote_engine_id":null,)"
       R"("remote_host":null,"remote_port":null})");
   const std::string own = render_prefill_params(ClientLimits{.max_tokens = 9, .min_tokens = 2});
-  EXPECT_NE(own.find(R"("baton":{"protocol":1,"client_max_tokens":9,"client_min_tokens":2})"),
+  EXPECT_NE(own.find(R"("baton":{"protocol":2,"client_max_tokens":9,"client_min_tokens":2})"),
             std::string::npos)
       << own;
   EXPECT_EQ((*parse(own))->baton->client, (ClientLimits{.max_tokens = 9, .min_tokens = 2}));
@@ -152,9 +152,14 @@ TEST(KvTransferParams, EachMistakeNamesTheKey) {
         Row{R"({"remote_ptp_size":-1})",
             "kv_transfer_params.remote_ptp_size: -1, expected an integer from 0 to 2147483647"},
         Row{R"({"baton":1})", "kv_transfer_params.baton: 1, expected an object"},
-        Row{R"({"baton":{"protocol":2}})", "kv_transfer_params.baton.protocol: 2, expected 1"},
-        Row{R"({"baton":{"protocol":1,"offer":{"handover_id":"xy"}}})",
+        Row{R"({"baton":{"protocol":1}})", "kv_transfer_params.baton.protocol: 1, expected 2"},
+        Row{R"({"baton":{"protocol":2,"offer":{"handover_id":"xy"}}})",
             "kv_transfer_params.baton.offer.handover_id: \"xy\", expected 32 hexadecimal digits"},
+        Row{R"({"metaserver":1})", "kv_transfer_params.metaserver: 1, expected a string"},
+        Row{R"({"baton":{"protocol":2,"landing":[]}})",
+            "kv_transfer_params.baton.landing: [], expected an object"},
+        Row{R"({"baton":{"protocol":2,"landing":{"transfer_id":"xy"}}})",
+            "kv_transfer_params.baton.landing.transfer_id: \"xy\", expected 32 hexadecimal digits"},
         Row{R"([{"remote_port":1},{"remote_port":2}])",
             "kv_transfer_params[1]: another hand-over than [0], expected one for all choices"}}) {
     const auto params = parse(row.text);
@@ -162,6 +167,73 @@ TEST(KvTransferParams, EachMistakeNamesTheKey) {
     EXPECT_EQ(params.error().message, row.message);
     EXPECT_EQ(params.error().param, "kv_transfer_params");
   }
+}
+
+TEST(KvTransferParams, DsPostHasTheKeysOfTheLayerwiseConnectorAndPReadsItsLanding) {
+  const MetaserverPost post{.request_id = "cmpl-x-0",
+                            .block_ids = {7, 3},
+                            .engine_id = "e\"",
+                            .host = "fd00::2",
+                            .port = 30200,
+                            .tensor_parallel_size = 1,
+                            .landing = {.transfer_id = TransferId{{1, 2}},
+                                        .incarnation = Incarnation{{3, 4}},
+                                        .fingerprint = "f00d",
+                                        .prompt_hash = "beef",
+                                        .num_tokens = 20,
+                                        .cached_tokens = 16,
+                                        .block_size = 16}};
+  const std::string text = render_metaserver_post(post);
+  EXPECT_EQ(
+      text,
+      R"({"request_id":"cmpl-x-0","token_ids":[],"do_remote_prefill":false,"do_remote_decode":true,)"
+      R"("remote_block_ids":[[7,3]],"remote_block_size":[16],"remote_engine_id":"e\"","remote_host":"fd00::2",)"
+      R"("remote_port":30200,"remote_tp_size":1,"remote_pcp_size":1,"remote_dcp_size":1,)"
+      R"("remote_cached_tokens":16,"baton":{"protocol":2,"landing":{"transfer_id":")" +
+          post.landing.transfer_id.hex() + R"(","incarnation":")" + post.landing.incarnation.hex() +
+          R"(","fingerprint":"f00d","prompt_hash":"beef","num_tokens":20,"cached_tokens":16,"block_size":16}}})");
+  const auto read = parse(text);
+  ASSERT_TRUE(read && *read) << read.error().message;
+  const KvTransferParams& params = **read;
+  EXPECT_TRUE(params.do_remote_decode);
+  EXPECT_FALSE(params.do_remote_prefill);
+  EXPECT_EQ(params.remote_host, "fd00::2");
+  EXPECT_EQ(params.remote_port, 30200);
+  EXPECT_EQ(params.remote_engine_id, "e\"");
+  EXPECT_EQ(params.remote_ptp_size, 1);
+  EXPECT_EQ(params.remote_block_size, 16);
+  ASSERT_TRUE(params.baton);
+  EXPECT_EQ(params.baton->landing, post.landing);
+  EXPECT_FALSE(params.baton->offer || params.baton->client);
+  EXPECT_EQ(**parse(render_kv_transfer_params(params)), params);
+}
+
+TEST(KvTransferParams, PostsOfEveryVersionOfTheLayerwiseConnectorAreRead) {
+  for (
+      const std::string_view text :
+      {R"({"token_ids":[],"request_id":"cmpl-x-0","do_remote_prefill":false,"do_remote_decode":true,)"
+       R"("remote_block_ids":[1,2],"remote_engine_id":"2","remote_host":"10.0.0.2","remote_port":30200})",
+       R"({"token_ids":[],"request_id":"chatcmpl-x","do_remote_prefill":false,"do_remote_decode":true,)"
+       R"("remote_block_ids":[[1,2]],"remote_block_size":[128],"remote_engine_id":"2","remote_host":"10.0.0.2",)"
+       R"("remote_port":"30200","remote_tp_size":"1","remote_pcp_size":1,"remote_dcp_size":1,"remote_cached_tokens":0})"}) {
+    const auto params = parse(text);
+    ASSERT_TRUE(params && *params) << params.error().message;
+    EXPECT_TRUE((*params)->do_remote_decode);
+    EXPECT_EQ((*params)->remote_block_ids, (std::vector<std::vector<int64_t>>{{1, 2}}));
+    EXPECT_EQ((*params)->remote_port, 30200);
+    EXPECT_FALSE((*params)->baton);
+  }
+}
+
+TEST(KvTransferParams, TheRequestToDNamesTheMetaserverAsItWasGiven) {
+  const std::string text = render_metaserver_params("http://[::1]:8000/v1/metaserver");
+  EXPECT_EQ(
+      text,
+      R"({"do_remote_decode":false,"do_remote_prefill":true,"metaserver":"http://[::1]:8000/v1/metaserver"})");
+  const auto params = parse(text);
+  ASSERT_TRUE(params && *params);
+  EXPECT_EQ((*params)->metaserver, "http://[::1]:8000/v1/metaserver");
+  EXPECT_EQ(**parse(render_kv_transfer_params(**params)), **params);
 }
 
 TEST(Offer, IsRefusedByTheNameOfWhatDiffers) {

@@ -117,6 +117,18 @@ void append_offer(std::string& out, const Offer& offer) {
   object.close();
 }
 
+void append_landing(std::string& out, const Landing& landing) {
+  ObjectText object(out);
+  object.text("transfer_id", landing.transfer_id.hex());
+  object.text("incarnation", landing.incarnation.hex());
+  object.text("fingerprint", landing.fingerprint);
+  object.text("prompt_hash", landing.prompt_hash);
+  object.integer("num_tokens", landing.num_tokens);
+  object.integer("cached_tokens", landing.cached_tokens);
+  object.integer("block_size", landing.block_size);
+  object.close();
+}
+
 void append_baton(std::string& out, const BatonParams& baton) {
   ObjectText object(out);
   object.integer("protocol", baton.protocol);
@@ -127,6 +139,10 @@ void append_baton(std::string& out, const BatonParams& baton) {
   if (baton.offer) {
     object.key("offer");
     append_offer(out, *baton.offer);
+  }
+  if (baton.landing) {
+    object.key("landing");
+    append_landing(out, *baton.landing);
   }
   object.close();
 }
@@ -172,6 +188,7 @@ std::string render_kv_transfer_params(const KvTransferParams& params) {
   object.integer("remote_pcp_size", params.remote_pcp_size);
   object.integer("remote_dcp_size", params.remote_dcp_size);
   object.integer("remote_block_size", params.remote_block_size);
+  if (!params.metaserver.empty()) object.text("metaserver", params.metaserver);
   if (params.baton) {
     object.key("baton");
     append_baton(out, *params.baton);
@@ -188,6 +205,41 @@ std::string render_prefill_params(const std::optional<ClientLimits>& client) {
     params.baton->client = client;
   }
   return render_kv_transfer_params(params);
+}
+
+std::string render_metaserver_post(const MetaserverPost& post) {
+  std::string out;
+  ObjectText object(out);
+  object.text("request_id", post.request_id);
+  object.raw("token_ids", "[]");
+  object.raw("do_remote_prefill", "false");
+  object.raw("do_remote_decode", "true");
+  object.key("remote_block_ids");
+  append_block_ids(out, {post.block_ids});
+  object.raw("remote_block_size", fmt::format("[{}]", post.landing.block_size));
+  object.text("remote_engine_id", post.engine_id);
+  object.text("remote_host", post.host);
+  object.integer("remote_port", post.port);
+  object.integer("remote_tp_size", post.tensor_parallel_size);
+  object.integer("remote_pcp_size", 1);
+  object.integer("remote_dcp_size", 1);
+  object.integer("remote_cached_tokens", post.landing.cached_tokens);
+  object.key("baton");
+  BatonParams baton;
+  baton.landing = post.landing;
+  append_baton(out, baton);
+  object.close();
+  return out;
+}
+
+std::string render_metaserver_params(std::string_view metaserver) {
+  std::string out;
+  ObjectText object(out);
+  object.raw("do_remote_decode", "false");
+  object.raw("do_remote_prefill", "true");
+  object.text("metaserver", metaserver);
+  object.close();
+  return out;
 }
 
 }  // namespace baton::api
