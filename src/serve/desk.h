@@ -8,6 +8,7 @@
 #include <string>
 
 #include "api/metrics.h"
+#include "http/client.h"
 #include "http/io_loop.h"
 #include "options/serve_options.h"
 #include "serve/engine_client.h"
@@ -28,7 +29,9 @@ struct Desk {
   std::string loading = "the model is being loaded";  // what /health says until then
   bool draining = false;
 
-  std::string advertised_host;  // P: where peers find the side channel
+  http::Client* client = nullptr;  // D, layer-wise order: for metaservers
+
+  std::string advertised_host;  // where peers find the side channel of whoever listens
   uint16_t side_channel_port = 0;
 
   api::ServeMetrics metrics;

@@ -67,6 +67,12 @@ api::Role role_of(const options::ServeOptions& options) {
   return api::Role::kBoth;
 }
 
+api::HandoverOrder order_of(const options::ServeOptions& options) {
+  const bool is_layerwise =
+      options.kv_transfer && options.kv_transfer->connector == options::Connector::kLayerwise;
+  return is_layerwise ? api::HandoverOrder::kLayerwise : api::HandoverOrder::kPull;
+}
+
 api::SamplingDefaults defaults_of(const checkpoint::GenerationConfig& generation) {
   const auto narrow = [](const std::optional<double>& value) {
     return value ? std::optional(static_cast<float>(*value)) : std::nullopt;
@@ -252,7 +258,8 @@ void LoadedInstance::make_served_model(const options::ServeOptions& options) {
                       .block_size = static_cast<int32_t>(info.kv_layout.block_tokens),
                       .max_model_len = model_->max_model_len,
                       .tensor_parallel_size = 1,
-                      .kv_port = 0};
+                      .kv_port = 0,
+                      .order = order_of(options)};
 }
 
 Result<void> LoadedInstance::start_transfer(const options::ServeOptions& options) {
@@ -281,8 +288,10 @@ Result<void> LoadedInstance::start_transfer(const options::ServeOptions& options
   } else {
     TRY(mover.secret, net::ClusterSecret::read(options.cluster_secret_file));
   }
-  // In the pull order P listens and D connects.
-  if (config.role != options::KvRole::kConsumer) {
+  // In the pull order P listens and D connects, in the layer-wise one the other way round.
+  const bool is_layerwise = config.connector == options::Connector::kLayerwise;
+  const auto connects = is_layerwise ? options::KvRole::kProducer : options::KvRole::kConsumer;
+  if (config.role != connects) {
     TRY(const uint16_t port,
         options::side_channel_port(config.kv_port, {.dp_rank = options.data_parallel_rank.value_or(0)}));
     mover.listen = net::Address{options.host, port};

@@ -98,6 +98,90 @@ std::optional<engine::FirstTokens> usable_first_tokens(const api::Offer& offer,
   return first;
 }
 
+Failure refuse_order(std::string_view got, std::string_view expected, std::string_view fix) {
+  return fail(Code::kInvalid, fmt::format("kv_transfer_params: {}, expected {}: {}", got, expected, fix),
+              "kv_transfer_params");
+}
+
+// An instance of the pull order behind a layer-wise proxy.
+Result<void> check_pull(const api::KvTransferParams& params) {
+  constexpr std::string_view kFix =
+      "this instance hands over in the pull order (MooncakeConnector) and the proxy in the layer-wise one; "
+      "start "
+      "`baton proxy --order pull` or vllm-ascend's load_balance_proxy_server_example.py, or serve with "
+      "MooncakeLayerwiseConnector";
+  if (params.do_remote_prefill && !params.metaserver.empty()) {
+    return refuse_order(fmt::format("do_remote_prefill with metaserver {}", params.metaserver.substr(0, 256)),
+                        "the KV of a prefill instance (remote_host, remote_port)", kFix);
+  }
+  const bool has_landing = params.baton && params.baton->landing;
+  if (params.do_remote_decode && (has_landing || !params.remote_host.empty())) {
+    return refuse_order(fmt::format("do_remote_decode with blocks reserved at {}:{}",
+                                    params.remote_host.substr(0, 256), params.remote_port),
+                        "do_remote_decode alone", kFix);
+  }
+  return {};
+}
+
+// An instance of the layer-wise order behind a pull proxy, or beside instances that are no Baton.
+Result<void> check_layerwise(const api::KvTransferParams& params) {
+  constexpr std::string_view kFix =
+      "this instance hands over in the layer-wise order (MooncakeLayerwiseConnector) and the proxy in the "
+      "pull one; "
+      "start `baton proxy --order layerwise` or vllm-ascend's "
+      "load_balance_proxy_layerwise_server_example.py, or "
+      "serve with MooncakeConnector";
+  if (params.do_remote_prefill && params.metaserver.empty()) {
+    return refuse_order(fmt::format("do_remote_prefill with KV at {}:{}", params.remote_host.substr(0, 256),
+                                    params.remote_port),
+                        "a metaserver", kFix);
+  }
+  const bool has_landing = params.baton && params.baton->landing;
+  if (!params.do_remote_decode || has_landing) return {};
+  if (params.remote_host.empty())
+    return refuse_order("do_remote_decode with remote_host null",
+                        "the blocks that a decode instance reserved", kFix);
+  return refuse_order(
+      fmt::format("blocks at {}:{} without \"baton\"", params.remote_host.substr(0, 256), params.remote_port),
+      "\"baton\" with the landing of a Baton decode instance",
+      "KV moves only between Baton instances; serve the decode side with `baton serve` too");
+}
+
+// P: whose blocks `prompt` fills. kInvalid when they were reserved for another prompt or model.
+Result<engine::RemoteLanding> remote_landing(const ServedModel& model, const api::KvTransferParams& params,
+                                             const std::vector<TokenId>& prompt) {
+  const api::Landing& landing = *params.baton->landing;
+  if (landing.fingerprint != model.identity.fingerprint) {
+    return fail(Code::kInvalid,
+                fmt::format("kv_transfer_params.baton.landing.fingerprint: {} there, {} here",
+                            landing.fingerprint, model.identity.fingerprint),
+                "kv_transfer_params");
+  }
+  const std::string hash = engine::prompt_hash(prompt);
+  if (landing.prompt_hash != hash || landing.num_tokens != static_cast<int64_t>(prompt.size())) {
+    return fail(
+        Code::kInvalid,
+        fmt::format("kv_transfer_params.baton.landing: blocks for another prompt: {} tokens with hash {} "
+                    "there, {} with hash {} here",
+                    landing.num_tokens, landing.prompt_hash, prompt.size(), hash),
+        "kv_transfer_params");
+  }
+  return engine::RemoteLanding{.host = params.remote_host,
+                               .port = static_cast<uint16_t>(params.remote_port),
+                               .engine_id = params.remote_engine_id,
+                               .incarnation = landing.incarnation,
+                               .transfer = landing.transfer_id};
+}
+
+// D, layer-wise order: nobody has the KV yet.
+engine::RemotePrefill awaited_prefill(const std::vector<TokenId>& prompt) {
+  engine::RemotePrefill remote;
+  remote.is_layerwise = true;
+  remote.tokens = static_cast<uint32_t>(prompt.size());
+  remote.prompt_hash = engine::prompt_hash(prompt);
+  return remote;
+}
+
 // What the client's and the server's wishes come to.
 engine::SamplingParams resolve_sampling(const ServedModel& model, const api::SamplingFields& fields,
                                         size_t prompt_tokens, std::optional<int32_t> fallback_max_tokens,
@@ -231,10 +315,18 @@ Result<HandoverPart> handover_part(const api::CommonRequest& request, const api:
   if (!request.kv_transfer_params || !identity.hands_over) return part;
   TRY(auto params, api::parse_kv_transfer_params(*request.kv_transfer_params));
   if (!params) return part;
-  if (params->do_remote_decode && identity.role != api::Role::kDecode) {
+  const bool holds = params->do_remote_decode && identity.role != api::Role::kDecode;
+  const bool takes = !holds && params->do_remote_prefill && identity.role != api::Role::kPrefill;
+  const bool is_layerwise = identity.order == api::HandoverOrder::kLayerwise;
+  if (holds || takes) TRY_DO(is_layerwise ? check_layerwise(*params) : check_pull(*params));
+  if (holds) {
     part.hold = true;
     if (params->baton) part.client = params->baton->client;
-  } else if (params->do_remote_prefill && identity.role != api::Role::kPrefill) {
+    if (is_layerwise) part.landing = std::move(params);
+  } else if (takes) {
+    if (is_layerwise) {
+      TRY(part.metaserver, parse_metaserver(params->metaserver));
+    }
     part.remote = std::move(params);
   }
   return part;
@@ -257,8 +349,12 @@ Result<engine::Request> build_request(const ServedModel& model, const api::Commo
   out.priority = request.priority;
   out.cache_salt = request.cache_salt;
   if (handover.hold) out.hold = draws.handover;
+  if (handover.landing) {
+    TRY(out.remote_landing, remote_landing(model, *handover.landing, prompt));
+  }
   if (handover.remote) {
-    out.remote = remote_prefill(*handover.remote, out.sampling, prompt, why_computed);
+    out.remote = handover.metaserver ? awaited_prefill(prompt)
+                                     : remote_prefill(*handover.remote, out.sampling, prompt, why_computed);
     out.transfer = draws.transfer;
   }
   return out;
@@ -300,6 +396,24 @@ std::string render_held(const engine::HeldEvent& held, const engine::SamplingPar
   params.baton.emplace();
   params.baton->offer = std::move(offer);
   return api::render_kv_transfer_params(params);
+}
+
+std::string render_reserved(const engine::ReservedEvent& reserved, std::string request_id, const HeldBy& by) {
+  api::MetaserverPost post;
+  post.request_id = std::move(request_id);
+  for (const BlockId block : reserved.blocks) post.block_ids.push_back(index(block));
+  post.engine_id = by.identity->engine_id;
+  post.host = by.host;
+  post.port = by.port;
+  post.tensor_parallel_size = by.identity->tensor_parallel_size;
+  post.landing = {.transfer_id = reserved.transfer,
+                  .incarnation = by.identity->incarnation,
+                  .fingerprint = by.identity->fingerprint,
+                  .prompt_hash = reserved.prompt_hash,
+                  .num_tokens = reserved.tokens,
+                  .cached_tokens = reserved.tokens_present,
+                  .block_size = by.identity->block_size};
+  return api::render_metaserver_post(post);
 }
 
 }  // namespace baton::serve

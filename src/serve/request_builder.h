@@ -11,6 +11,7 @@
 #include "api/request.h"
 #include "base/result.h"
 #include "engine/request.h"
+#include "serve/metaserver.h"
 #include "serve/served_model.h"
 
 namespace baton::serve {
@@ -35,10 +36,13 @@ struct HandoverPart {
   // P: what the client truly asked for, where a Baton proxy said so. Without it the answer is taken to go on
   // after the first token, as every proxy of this protocol intends when it writes max_tokens: 1.
   std::optional<api::ClientLimits> client;
-  std::optional<api::KvTransferParams> remote;  // D: where the KV is
+  std::optional<api::KvTransferParams> remote;  // D: where the KV is, or who is told of the reserved blocks
+  std::optional<api::KvTransferParams> landing = {};  // P, layer-wise order: whose blocks the KV is for
+  std::optional<Metaserver> metaserver = {};          // D, layer-wise order
 };
 
-// kInvalid when the parameters are malformed. `role` without a part in hand-overs ignores them.
+// kInvalid when the parameters are malformed, or of the other order than the instance's: a proxy of that
+// order stands in front of it. `role` without a part in hand-overs ignores them.
 Result<HandoverPart> handover_part(const api::CommonRequest& request, const api::InstanceIdentity& identity);
 
 // Random bits and the moment, drawn at the door.
@@ -56,13 +60,18 @@ Result<engine::Request> build_request(const ServedModel& model, const api::Commo
                                       std::optional<int32_t> fallback_max_tokens, const DoorDraws& draws,
                                       std::string& why_computed);
 
-// P: the answer's kv_transfer_params as JSON text.
+// This instance, as peers are told of it.
 struct HeldBy {
   std::string host;  // where peers dial
   uint16_t port = 0;
   const api::InstanceIdentity* identity = nullptr;
 };
+// P: the answer's kv_transfer_params as JSON text.
 std::string render_held(const engine::HeldEvent& held, const engine::SamplingParams& sampling,
                         const HeldBy& by, const api::Usage& usage);
+
+// D, layer-wise order: the body for the metaserver. `request_id`: "cmpl-<X-Request-Id>-<prompt>" or
+// "chatcmpl-<X-Request-Id>".
+std::string render_reserved(const engine::ReservedEvent& reserved, std::string request_id, const HeldBy& by);
 
 }  // namespace baton::serve

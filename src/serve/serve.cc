@@ -16,6 +16,7 @@
 #include "options/serve_options.h"
 #include "serve/desk.h"
 #include "serve/loaded_instance.h"
+#include "serve/metaserver.h"
 #include "serve/routes.h"
 
 namespace baton::serve {
@@ -32,6 +33,7 @@ class Instance {
     desk_.loop = &loop_;
     desk_.options = &options_;
     desk_.seeds.seed(options.seed);
+    desk_.client = &client_;
     desk_.metrics.model_name = options.served_model_names.front();
   }
 
@@ -49,6 +51,7 @@ class Instance {
   std::unique_ptr<LoadedInstance> loaded_;
   std::unique_ptr<EngineClient> engine_client_;
   http::IoLoop loop_;
+  http::Client client_{loop_, {.body_bytes_max = kMetaserverAnswerBytesMax}};
   http::Server server_;
   int exit_code_ = 0;
 };

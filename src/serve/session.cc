@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -50,6 +51,7 @@ struct PromptState {
   std::optional<Time> first_token;
   Time last_token;
   engine::SamplingParams sampling;
+  std::unique_ptr<MetaserverPost> metaserver;  // D, layer-wise order: while the request runs
 };
 
 class Session {
@@ -70,6 +72,7 @@ class Session {
   void take_prompt(PromptState& prompt, const engine::PromptEvent& event);
   void take_tokens(uint32_t tag, const engine::TokensEvent& event);
   void take_end(PromptState& prompt, const engine::FinishedEvent& event);
+  void take_reserved(uint32_t tag, const engine::ReservedEvent& event);
   void observe_tokens(PromptState& prompt, size_t tokens);
   bool left_peers_kv() const;
   void begin_stream();
@@ -226,6 +229,20 @@ void Session::take_end(PromptState& prompt, const engine::FinishedEvent& event) 
   desk_.recent.add(prompt.record);
 }
 
+// Nobody waits for the metaserver; if it sends no prefill instance, the engine decides what follows.
+void Session::take_reserved(uint32_t tag, const engine::ReservedEvent& event) {
+  std::string id = is_chat() ? api::chat_id(common_->request_id)
+                             : fmt::format("{}-{}", api::completion_id(common_->request_id), tag);
+  std::string body = render_reserved(
+      event, std::move(id),
+      {.host = desk_.advertised_host, .port = desk_.side_channel_port, .identity = &desk_.model->identity});
+  auto refused = [engine = desk_.engine, transfer = event.transfer](Error error) {
+    static_cast<void>(engine->post(engine::ReservationRefused{transfer, std::move(error)}));
+  };
+  prompts_[tag].metaserver = std::make_unique<MetaserverPost>(
+      *desk_.loop, *desk_.client, *handover_.metaserver, std::move(body), std::move(refused));
+}
+
 Result<void> Session::take(const Submission::Tagged& tagged) {
   PromptState& prompt = prompts_[tagged.tag];
   if (const auto* event = std::get_if<engine::PromptEvent>(&tagged.answer)) {
@@ -239,6 +256,8 @@ Result<void> Session::take(const Submission::Tagged& tagged) {
         {.host = desk_.advertised_host, .port = desk_.side_channel_port, .identity = &desk_.model->identity},
         answer_->usage());
   }
+  if (const auto* event = std::get_if<engine::ReservedEvent>(&tagged.answer))
+    take_reserved(tagged.tag, *event);
   if (const auto* event = std::get_if<engine::FinishedEvent>(&tagged.answer)) take_end(prompt, *event);
   if (const auto* event = std::get_if<engine::FailedEvent>(&tagged.answer)) {
     prompt.record.outcome = event->error.message;
@@ -250,7 +269,7 @@ Result<void> Session::take(const Submission::Tagged& tagged) {
 
 // P keeps the KV that it offered until somebody tells it that nobody comes.
 bool Session::left_peers_kv() const {
-  return handover_.remote && !prompts_.empty() && !prompts_.front().record.remote;
+  return handover_.remote && !handover_.metaserver && !prompts_.empty() && !prompts_.front().record.remote;
 }
 
 void Session::begin_stream() {
@@ -295,7 +314,8 @@ http::Awaitable<Result<void>> Session::relay() {
     for (const Submission::Tagged& tagged : *arrived) {
       const bool failed = std::holds_alternative<engine::FailedEvent>(tagged.answer);
       // What became of the prompt is known before the head of the answer goes out.
-      const bool is_prompt = std::holds_alternative<engine::PromptEvent>(tagged.answer);
+      const bool is_prompt = std::holds_alternative<engine::PromptEvent>(tagged.answer) ||
+                             std::holds_alternative<engine::ReservedEvent>(tagged.answer);
       if (common_->stream && !writer_.started() && !failed && !is_prompt) begin_stream();
       CO_TRY_DO(take(tagged));
     }
