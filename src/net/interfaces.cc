@@ -52,20 +52,24 @@ Result<std::string> host_of_interfaces(const std::string& names) {
                                           kInterfaceNames, names, known));
 }
 
-// Connecting a datagram socket chooses the local address of the route and sends nothing. The targets are
-// documentation addresses (RFC 5737, RFC 3849): nobody answers there, which does not matter.
+// The targets are documentation addresses (RFC 5737, RFC 3849): nobody answers there, which does not matter.
 std::optional<std::string> host_of_default_route() {
   for (const char* const target : {"192.0.2.1", "2001:db8::1"}) {
-    const auto endpoint = literal_endpoint(target, 9);
-    const Fd fd(socket(endpoint->family(), SOCK_DGRAM | SOCK_CLOEXEC, 0));
-    if (!fd || ::connect(fd.get(), endpoint->data(), endpoint->size) != 0) continue;
-    std::string host = to_address(local_endpoint(fd.get())).host;
-    if (!host.empty() && !is_wildcard(host)) return host;
+    if (auto host = source_host(*literal_endpoint(target, 9))) return host;
   }
   return std::nullopt;
 }
 
 }  // namespace
+
+// Connecting a datagram socket chooses the local address of the route and sends nothing.
+std::optional<std::string> source_host(const Endpoint& to) {
+  const Fd fd(socket(to.family(), SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!fd || ::connect(fd.get(), to.data(), to.size) != 0) return std::nullopt;
+  std::string host = to_address(local_endpoint(fd.get())).host;
+  if (host.empty() || is_wildcard(host)) return std::nullopt;
+  return host;
+}
 
 Result<std::vector<Interface>> interfaces() {
   ifaddrs* list = nullptr;

@@ -29,6 +29,10 @@ std::optional<std::string> process_environment(const char* name);  // getenv; em
 // that does not exist or has no address. Sends nothing.
 Result<std::string> advertise_host(const Environment& environment = process_environment);
 
+// The address of this machine from which `to` is reached, as `to` sees it unless a router translates it;
+// nothing without a route. Sends nothing.
+std::optional<std::string> source_host(const Endpoint& to);
+
 // Whether `host` (a literal) is an address of this machine.
 bool is_local_host(std::string_view host);
 

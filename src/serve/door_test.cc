@@ -629,7 +629,7 @@ TEST(Layerwise, DPostsWhatItReservedUnderTheRequestsNameAndHangsUpWhenTheRequest
                                         to_metaserver(metaserver.url) + "}"
                                   : R"({"prompt":"hi","stream":true,)" + to_metaserver(metaserver.url) + "}";
     client.send(std::string("POST ") + (chat ? "/v1/chat/completions" : "/v1/completions") +
-                " HTTP/1.1\r\nX-Request-Id: r7\r\nContent-Length: " + std::to_string(body.size()) +
+                " HTTP/1.1\r\nHost: x\r\nX-Request-Id: r7\r\nContent-Length: " + std::to_string(body.size()) +
                 "\r\n\r\n" + body);
     ASSERT_TRUE(becomes([&] { return !metaserver.heard().empty(); }));
     const json::value post = json::parse(metaserver.heard()[0]);
@@ -639,7 +639,7 @@ TEST(Layerwise, DPostsWhatItReservedUnderTheRequestsNameAndHangsUpWhenTheRequest
     EXPECT_EQ(json::serialize(post.at("remote_block_ids")), "[[4]]");
     const auto posted = door.posted();
     const auto& submit = std::get<engine::Submit>(posted.at(0));
-    EXPECT_EQ(post.at("baton").at("landing").at("transfer_id"), submit.request.transfer.hex());
+    EXPECT_EQ(post.at("baton").at("landing").at("transfer_id").as_string(), submit.request.transfer.hex());
     EXPECT_EQ(metaserver.left(), 0);
     client.close();
     EXPECT_TRUE(becomes([&] { return metaserver.left() == 1; }));
@@ -648,26 +648,27 @@ TEST(Layerwise, DPostsWhatItReservedUnderTheRequestsNameAndHangsUpWhenTheRequest
 
 TEST(Layerwise, AStreamDoesNotWaitForTheMetaserversAnswerAndHasNoHeadBeforeItsFirstToken) {
   Metaservers metaserver(0);
-  Door door([](const engine::Request& request) {
-    std::vector<engine::Answer> answers = reserves()(request);
-    for (engine::Answer& answer : says("ok")(request)) answers.push_back(std::move(answer));
-    return answers;
-  });
+  Door door(reserves());
   make_layerwise(door);
-  const Reply reply = door.complete(R"("prompt":"hi","stream":true,)" + to_metaserver(metaserver.url));
-  EXPECT_EQ(reply.status, 200);
-  EXPECT_EQ(reply.head.find("X-Baton-Kv-Unused"), std::string::npos) << reply.head;
-  EXPECT_FALSE(reply.chunks().empty());
+  const std::string body = R"({"prompt":"hi","stream":true,)" + to_metaserver(metaserver.url) + "}";
+  const std::string request =
+      "POST /v1/completions HTTP/1.0\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
+  http::RawClient streams(door.at());
+  streams.send(request);
+  ASSERT_TRUE(becomes([&] { return metaserver.heard().size() == 1; }));
+  door.deliver(says("ok")(std::get<engine::Submit>(door.posted()[0]).request));
+  const std::string answer = streams.read_to_end();
+  EXPECT_EQ(answer.substr(9, 3), "200");
+  EXPECT_NE(answer.find("[DONE]"), std::string::npos) << answer;
+  EXPECT_EQ(answer.find("X-Baton-Kv-Unused"), std::string::npos) << answer;
   EXPECT_TRUE(becomes([&] { return metaserver.left() == 1; }));
 
-  Door refused([](const engine::Request& request) {
-    std::vector<engine::Answer> answers = reserves()(request);
-    answers.emplace_back(
-        engine::FailedEvent{.request = request.id, .error = {Code::kUnavailable, "hand-over: no"}});
-    return answers;
-  });
-  make_layerwise(refused);
-  EXPECT_EQ(refused.complete(R"("prompt":"hi","stream":true,)" + to_metaserver(metaserver.url)).status, 503);
+  http::RawClient fails(door.at());
+  fails.send(request);
+  ASSERT_TRUE(becomes([&] { return metaserver.heard().size() == 2; }));
+  const RequestId id = std::get<engine::Submit>(door.posted().back()).request.id;
+  door.deliver({engine::FailedEvent{.request = id, .error = {Code::kUnavailable, "hand-over: no"}}});
+  EXPECT_EQ(fails.read_to_end().substr(9, 3), "503");
 }
 
 TEST(Layerwise, AMetaserverThatSendsNobodyIsToldToTheEngineAndItsWordsStayHere) {
@@ -676,8 +677,8 @@ TEST(Layerwise, AMetaserverThatSendsNobodyIsToldToTheEngineAndItsWordsStayHere) 
   make_layerwise(door);
   http::RawClient client(door.at());
   const std::string body = R"({"prompt":"hi",)" + to_metaserver(metaserver.url) + "}";
-  client.send("POST /v1/completions HTTP/1.1\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" +
-              body);
+  client.send("POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: " + std::to_string(body.size()) +
+              "\r\n\r\n" + body);
   ASSERT_TRUE(becomes([&] { return door.posted().size() == 2; }));
   const auto posted = door.posted();
   const auto* refused = std::get_if<engine::ReservationRefused>(&posted[1]);
