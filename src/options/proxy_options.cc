@@ -58,6 +58,9 @@ Result<void> check_host(std::string_view host) {
   return {};
 }
 
+// 0.0.0.0 and ::, however they are written.
+bool is_wildcard(std::string_view host) { return host.find_first_not_of("0.:") == std::string_view::npos; }
+
 Result<uint16_t> as_port(std::string_view name, int64_t port) {
   if (port >= 1 && port <= 65535) return static_cast<uint16_t>(port);
   return fail(Code::kInvalid,
@@ -176,6 +179,14 @@ class Binder {
     TRY_DO(check_host(options_.host));
     TRY_DO(integer("--port", 0, 65535, options_.port));
     options_.advertise_host = given_.text("--advertise-host").value_or("");
+    if (!options_.advertise_host.empty()) {
+      TRY_DO(check_host(options_.advertise_host));
+      if (is_wildcard(options_.advertise_host)) {
+        return fail(Code::kInvalid,
+                    fmt::format("--advertise-host: {}, expected an address that instances can dial",
+                                options_.advertise_host));
+      }
+    }
     options_.api_keys = given_.texts("--api-key");
     options_.backend_api_key = variable("OPENAI_API_KEY");
     options_.admin_key = given_.text("--admin-key").value_or(variable("BATON_ADMIN_KEY"));
@@ -191,6 +202,9 @@ class Binder {
   }
 
   Result<void> bind_flow() {
+    const std::string order = given_.text("--order").value_or("auto");
+    if (order == "pull") options_.order = ProxyOrder::kPull;
+    if (order == "layerwise") options_.order = ProxyOrder::kLayerwise;
     const std::string policy = given_.text("--policy").value_or("tutorial");
     if (policy == "least-tokens") options_.policy = ProxyPolicy::kLeastTokens;
     if (policy == "prefix") options_.policy = ProxyPolicy::kPrefix;

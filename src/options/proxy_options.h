@@ -28,6 +28,11 @@ Result<Endpoint> parse_endpoint(std::string_view text);
 // "h:p", IPv6 bracketed.
 std::string endpoint_text(const Endpoint& endpoint);
 
+enum class ProxyOrder {
+  kAuto,  // what the instances say of themselves
+  kPull,
+  kLayerwise,
+};
 enum class ProxyPolicy { kTutorial, kLeastTokens, kPrefix };  // router/registry.h
 
 struct ProxyOptions {
@@ -39,6 +44,7 @@ struct ProxyOptions {
   std::vector<Endpoint> prefillers;  // in the order of the command line; no two the same
   std::vector<Endpoint> decoders;
 
+  ProxyOrder order = ProxyOrder::kAuto;
   int32_t attempts = 3;             // --max-retries: total attempts, at least 1
   Duration retry_delay{1'000'000};  // doubles with each attempt
   int32_t waiting_attempts = 0;  // --max-waiting-retries: probes of an added instance; 0: as long as it takes

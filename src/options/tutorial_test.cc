@@ -136,8 +136,7 @@ TEST(Tutorial, PrefillLinesSayWhatTheySay) {
   };
   for (const Row& row :
        {Row{"MooncakeConnector", "mooncake_connector", Connector::kPull, ""},
-        Row{"MooncakeLayerwiseConnector", "mooncake_layerwise_connector", Connector::kLayerwise,
-            ", --kv-transfer-config.kv_connector MooncakeLayerwiseConnector"}}) {
+        Row{"MooncakeLayerwiseConnector", "mooncake_layerwise_connector", Connector::kLayerwise, ""}}) {
     const auto argv = words(std::string(kPrefillHead) +
                             transfer_config(row.connector, row.module, "kv_producer", "30100", "1"));
     const auto options = parse_serve(argv, kEnvironment);
