@@ -9,7 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include "api/kv_transfer_params.h"
 #include "api/limits.h"
 
 namespace baton::router {
@@ -257,24 +256,32 @@ Result<ClientBody> read_client_body(Route route, std::string_view body) {
   return client;
 }
 
+std::optional<api::ClientLimits> client_limits(const ClientBody& client) {
+  if (!have_sense(client.members)) return std::nullopt;
+  api::ClientLimits limits;
+  limits.max_tokens = read_lax_count(client.members, "max_completion_tokens");
+  if (!limits.max_tokens) limits.max_tokens = read_lax_count(client.members, "max_tokens");
+  limits.min_tokens = read_lax_count(client.members, "min_tokens").value_or(0);
+  return limits;
+}
+
 std::string prefill_body(const ClientBody& client, bool to_baton, uint64_t seed) {
   std::optional<api::ClientLimits> limits;
+  if (to_baton) limits = client_limits(client);
+  return prefill_body_with(client, api::render_prefill_params(limits), to_baton, seed);
+}
+
+std::string prefill_body_with(const ClientBody& client, std::optional<std::string> kv_transfer_params,
+                              bool to_baton, uint64_t seed) {
   Changes changes;
-  const bool limits_fit = have_sense(client.members);
   if (to_baton) {
-    if (limits_fit) {
-      limits.emplace();
-      limits->max_tokens = read_lax_count(client.members, "max_completion_tokens");
-      if (!limits->max_tokens) limits->max_tokens = read_lax_count(client.members, "max_tokens");
-      limits->min_tokens = read_lax_count(client.members, "min_tokens").value_or(0);
-    }
     if (!client.has_seed) changes.emplace_back("seed", std::to_string(seed));
     changes.emplace_back("request_id",
                          std::nullopt);  // it would count before the header: names of clients meet
   }
-  changes.emplace_back("kv_transfer_params", api::render_prefill_params(limits));
+  changes.emplace_back("kv_transfer_params", std::move(kv_transfer_params));
   changes.emplace_back("stream", "false");
-  if (limits_fit) {
+  if (have_sense(client.members)) {
     changes.emplace_back("max_tokens", "1");
     changes.emplace_back("min_tokens", "1");
     if (client.members.find("max_completion_tokens")) changes.emplace_back("max_completion_tokens", "1");
@@ -352,10 +359,26 @@ Result<std::string> whole_answer(const ClientBody& client, const PrefillAnswer* 
   return answer->str();
 }
 
+bool has_prompt_part(const ClientBody& client, std::string_view answer) {
+  const auto members = api::ObjectBytes::parse(answer, kAnswerBytesMax);
+  if (!members) return false;
+  const auto choice = first_choice(*members);
+  if (!choice) return false;
+  const bool asks_alone = !is_null(client.members.find("prompt_logprobs").value_or(""));
+  const bool has_alone = !is_null(choice->find("prompt_logprobs").value_or("")) ||
+                         !is_null(members->find("prompt_logprobs").value_or(""));
+  if (asks_alone && !client.stream && !has_alone) return false;  // streams have none
+  if (!client.merges_echo) return true;
+  const auto logprobs = api::ObjectBytes::parse(choice->find("logprobs").value_or(""), kAnswerBytesMax);
+  if (!logprobs) return false;
+  const auto known = api::array_elements(logprobs->find("token_logprobs").value_or(""));
+  return !known.empty() && known.front() == "null";
+}
+
 EventMerger::EventMerger(const ClientBody& client, const PrefillAnswer* p)
     : merges_logprobs_(client.merges_echo && p != nullptr), part_(client.part) {
   if (p == nullptr) return;
-  cached_tokens_ = p->cached_tokens;
+  set_cached_tokens(p->cached_tokens);
   if (merges_logprobs_) prompt_logprobs_ = prompt_part(*p);
 }
 
@@ -364,7 +387,7 @@ std::optional<std::string> EventMerger::merge(std::string_view data) {
   if (!has_usage && !merges_logprobs_ && !part_) return std::nullopt;
   auto event = api::ObjectBytes::parse(data, kAnswerBytesMax);
   if (!event) return std::nullopt;
-  if (has_usage) set_cached_tokens(*event, *cached_tokens_);
+  if (has_usage) baton::router::set_cached_tokens(*event, *cached_tokens_);
   const auto raw_choices = api::array_elements(event->find("choices").value_or(""));
   if (part_ && raw_choices.empty() && !is_null(event->find("usage").value_or(""))) {
     renumber(*part_, *event);

@@ -9,9 +9,11 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "api/json.h"
+#include "api/kv_transfer_params.h"
 #include "base/result.h"
 
 namespace baton::router {
@@ -63,6 +65,12 @@ Result<ClientBody> read_client_body(Route route, std::string_view body);
 // and, if the client sent none, the seed that both sides use.
 std::string prefill_body(const ClientBody& client, bool to_baton, uint64_t seed);
 
+// The client's limits, which the request to P hides behind its own; nothing where they make no sense.
+std::optional<api::ClientLimits> client_limits(const ClientBody& client);
+// The same with other kv_transfer_params (JSON text; nothing: none), whoever they are for.
+std::string prefill_body_with(const ClientBody& client, std::optional<std::string> kv_transfer_params,
+                              bool to_baton, uint64_t seed);
+
 // The request to D: the client's body with P's kv_transfer_params (JSON text as P wrote it; empty: none,
 // whatever the client sent). prompt_logprobs are P's to answer and are left out.
 std::string decode_body(const ClientBody& client, std::string_view kv_transfer_params, bool to_baton,
@@ -99,6 +107,8 @@ class EventMerger {
   // The changed data of one event; empty when the client gets nothing (the usage of a part), nothing when it
   // gets the event as it came.
   std::optional<std::string> merge(std::string_view data);
+  // P's, where its answer comes later than D's.
+  void set_cached_tokens(int64_t cached_tokens) { cached_tokens_ = cached_tokens; }
   // Of a part: the data of its event with the usage, once that has come.
   const std::string& usage_event() const { return usage_event_; }
 
@@ -117,11 +127,15 @@ class EventMerger {
 // is not needed).
 std::vector<std::string> as_events(const ClientBody& client, const PrefillAnswer& p);
 
+// What makes an answer or event of a part one of the whole: its id and time, the numbers of its choices.
+void renumber(const PartOf& part, api::ObjectBytes& answer);
+
 // The client's object with some members set to other JSON text, or left out (nothing).
 using Changes = std::vector<std::pair<std::string_view, std::optional<std::string>>>;
 std::string changed(const api::ObjectBytes& members, const Changes& changes);
 
-// What makes an answer or event of a part one of the whole: its id and time, the numbers of its choices.
-void renumber(const PartOf& part, api::ObjectBytes& answer);
+// Whether a whole answer or an event of D already holds what the client asked about the prompt itself
+// (prompt_logprobs, echo with logprobs): D computed the prompt.
+bool has_prompt_part(const ClientBody& client, std::string_view answer);
 
 }  // namespace baton::router

@@ -4,7 +4,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -67,6 +69,19 @@ struct UpstreamAnswer {
   int status = 0;
   std::string body;
   std::string retry_after = {};  // as in Reply
+};
+
+// What the receiver of an answer may ask the flow that makes it.
+class FlowReport {
+ public:
+  virtual ~FlowReport() = default;
+  virtual const std::string& request_id() const = 0;
+  virtual std::optional<InstanceId> prefill_instance() const = 0;  // that prefilled
+  virtual std::optional<InstanceId> decode_instance() const = 0;   // that decodes
+  virtual const std::string& outcome() const = 0;                  // for metrics: "ok", "p_failed", ...
+  virtual bool has_failed() const = 0;
+  // Of a part: the data of its stream's event with the usage; empty if there was none.
+  virtual std::string_view usage_event() const = 0;
 };
 
 }  // namespace baton::router

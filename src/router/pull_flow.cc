@@ -1,72 +1,13 @@
 #include "router/pull_flow.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <utility>
 
 #include "api/response.h"
 #include "base/check.h"
+#include "router/answers.h"
 
 namespace baton::router {
-namespace {
-
-constexpr std::string_view kRetryAfter = "1";  // seconds, where no instance says better
-
-// A 500 whose body says that the request is wrong would come from everybody.
-bool is_clients_fault(const UpstreamAnswer& answer) {
-  if (answer.status != 500) return false;
-  const auto body = api::parse_json_object(answer.body);
-  if (!body) return false;
-  const api::json::value* error = body->if_contains("error");
-  const api::json::object& object = error != nullptr && error->is_object() ? error->get_object() : *body;
-  const api::json::value* type = object.if_contains("type");
-  const api::json::value* code = object.if_contains("code");
-  const bool is_bad_type =
-      type != nullptr && type->is_string() &&
-      (type->get_string() == "BadRequestError" || type->get_string() == "invalid_request_error");
-  return is_bad_type || (code != nullptr && code->is_int64() && code->get_int64() == 400);
-}
-
-bool may_try_again(const UpstreamAnswer& answer) {
-  const int status = answer.status;
-  return (status == 408 || status == 429 || status >= 500) && !is_clients_fault(answer);
-}
-
-// vLLM's {"error":{...}} and its older {"object":"error",...}.
-bool is_error(std::string_view data) {
-  if (data.find("\"error\"") == std::string_view::npos) return false;
-  const auto event = api::ObjectBytes::parse(data);
-  if (!event) return false;
-  return event->find("error").value_or("null") != "null" || event->find("object") == "\"error\"";
-}
-
-void append_data(std::string_view data, std::string& out) {
-  out += "data: ";
-  out += data;
-  out += "\n\n";
-}
-
-// An upstream's error body goes to the client as it is if it is JSON, else wrapped in OpenAI's shape.
-Reply reply_of(const UpstreamAnswer& answer) {
-  Reply reply{.status = answer.status, .body = answer.body, .retry_after = answer.retry_after};
-  if (reply.retry_after.empty() && (answer.status == 429 || answer.status == 503))
-    reply.retry_after = kRetryAfter;
-  if (!api::parse_json_object(answer.body)) {
-    const std::string text = answer.body.empty()
-                                 ? fmt::format("the instance answered {} without a body", answer.status)
-                                 : answer.body.substr(0, 1024);
-    reply.body = api::render_error({Code::kUnavailable, text}, answer.status);
-  }
-  return reply;
-}
-
-}  // namespace
-
-bool PullFlow::is_baton(InstanceId id) const {
-  const Instance* instance = registry_.find(id);
-  return instance != nullptr && instance->identity.has_value();
-}
 
 Step PullFlow::finish(Reply reply, std::string outcome) {
   stage_ = Stage::kOver;
@@ -84,23 +25,13 @@ Step PullFlow::finish_error(const Error& error, std::string outcome) {
                 std::move(outcome));
 }
 
-Error PullFlow::named(InstanceId id, const Error& error) const {
-  const Instance* instance = registry_.find(id);
-  if (instance == nullptr) return error;
-  return {error.code,
-          fmt::format("{} instance {}: {}", side_name(instance->side), instance->address(), error.message)};
+Error PullFlow::named(InstanceId id, const Error& error) const { return router::named(registry_, id, error); }
+
+void PullFlow::abort_at(InstanceId id, std::string request) {
+  if (auto cleanup = abort_of(registry_, id, std::move(request))) cleanups_.push_back(std::move(*cleanup));
 }
 
-// Only Baton instances know /abort_request.
-void PullFlow::abort_at(InstanceId id, std::string request) {
-  const Instance* instance = registry_.find(id);
-  if (instance == nullptr || !instance->identity) return;
-  cleanups_.push_back({.instance = id,
-                       .host = instance->host,
-                       .port = instance->port,
-                       .ids = {std::move(request)},
-                       .decode_body = {}});
-}
+bool PullFlow::is_baton(InstanceId id) const { return router::is_baton(registry_, id); }
 
 Step PullFlow::start(Time now) { return begin_prefill(now); }
 
@@ -109,40 +40,21 @@ Step PullFlow::on_pause_done(Time now) {
 }
 
 Step PullFlow::wait_for_room(Time now, std::string why) {
-  const WaitQueue& queue = registry_.queue();
-  if (!place_) {
-    if (queue.is_full()) {
-      return finish_error(
-          {Code::kExhausted, fmt::format("{}; {} requests wait already, the most that --max-waiting "
-                                         "allows",
-                                         why, queue.size())},
-          "full");
-    }
-    place_ = registry_.queue().enter([this] { wake_(); });
-    waits_until_ = now + limits_.queue_timeout;
-  }
-  if (!why.empty()) why_it_waits_ = std::move(why);
-  return Wait{waits_until_ > now ? waits_until_ - now : Duration{0}};
+  const auto waits = room_.enter(now, std::move(why));
+  if (!waits) return finish_error(waits.error(), "full");
+  return *waits;
 }
 
-Step PullFlow::on_wait_over() {
-  place_.leave();
-  return finish_error({Code::kExhausted, fmt::format("waited {:.1f} s, as long as --queue-timeout allows{}{}",
-                                                     seconds(limits_.queue_timeout),
-                                                     why_it_waits_.empty() ? "" : ": ", why_it_waits_)},
-                      "full");
-}
+Step PullFlow::on_wait_over() { return finish_error(room_.on_over(), "full"); }
 
 Step PullFlow::begin_prefill(Time now) {
   stage_ = Stage::kPrefill;
   p_.release();
-  // Nobody overtakes those who wait.
-  if (place_ ? !place_.is_first() : !registry_.queue().empty())
-    return wait_for_room(now, "requests wait already");
+  if (room_.must_wait()) return wait_for_room(now, "requests wait already");
   auto reserved = registry_.reserve_prefill(demand_, avoid_, now);
   if (!reserved && reserved.error().code == Code::kExhausted)
     return wait_for_room(now, reserved.error().message);
-  place_.leave();
+  room_.leave();
   if (!reserved) return finish_error(reserved.error(), "no_instance");
   ++prefill_attempts_;
   p_ = std::move(*reserved);
@@ -176,7 +88,7 @@ Step PullFlow::on_prefill(Result<UpstreamAnswer> answer, Time now) {
     abort_at(p_.instance(), request_id_);
     return again(Stage::kPrefill, error);
   }
-  note_answer(p_.instance(), answer->status, now);
+  note_status(registry_, p_.instance(), answer->status, now);
   if (answer->status != 200) {
     // Some servers read the one token that P draws as a tool call and fail: every P would, and keep the
     // blocks of each attempt, of which nobody has a name (vllm#38911). D can answer alone.
@@ -214,7 +126,7 @@ Step PullFlow::finish_with_prefill() {
   merger_.emplace(client_, &*held_);
   for (const std::string& data : as_events(client_, *held_)) {
     const auto merged = client_.part ? merger_->merge(data) : data;
-    if (!merged || !merged->empty()) append_data(merged.value_or(data), events);
+    if (!merged || !merged->empty()) append_event(merged.value_or(data), events);
   }
   if (!client_.part) api::append_done(events);
   return finish({.content_type = "text/event-stream; charset=utf-8", .body = std::move(events)}, "ok");
@@ -242,15 +154,6 @@ Step PullFlow::begin_decode(Time now) {
   d_instance_ = d_.instance();
   return AskDecode{d_.instance(), decode_body(client_, held_ ? held_->kv_transfer_params : std::string_view(),
                                               is_baton(d_.instance()), seed_)};
-}
-
-// What a status says of an instance's health: only what no request can be to blame for.
-void PullFlow::note_answer(InstanceId id, int status, Time now) {
-  if (status == 502 || status == 503 || status == 504) {
-    registry_.on_answer_failed(id, now);
-  } else if (status != 200) {  // that is for its body to say
-    registry_.on_answered(id, now);
-  }
 }
 
 // Nobody will fetch P's KV any more.
@@ -299,7 +202,7 @@ Step PullFlow::on_decode_whole(Result<UpstreamAnswer> answer, Time now) {
     if (decode_attempts_ >= limits_.attempts) return finish_error(error, "d_failed");
     return again(Stage::kPrefill, error);
   }
-  note_answer(d_.instance(), answer->status, now);
+  note_status(registry_, d_.instance(), answer->status, now);
   if (may_try_again(*answer) && decode_attempts_ < limits_.attempts) {
     avoid_.push_back(d_.instance());
     return again(Stage::kDecode, {Code::kUnavailable, "decode"});
@@ -323,12 +226,12 @@ void PullFlow::on_event(std::string_view raw, std::string_view data, std::string
     saw_done_ = true;
     if (client_.part) return;
   }
-  if (is_error(data)) saw_error_ = true;
+  if (is_error_event(data)) saw_error_ = true;
   const auto merged = merger_ ? merger_->merge(data) : std::nullopt;
   if (!merged) {
     out += raw;
   } else if (!merged->empty()) {
-    append_data(*merged, out);
+    append_event(*merged, out);
   }
 }
 
@@ -349,7 +252,7 @@ void PullFlow::on_stream_end(const Result<void>& end, Time now, std::string& out
 }
 
 void PullFlow::on_client_gone() {
-  place_.leave();
+  room_.leave();
   if (stage_ == Stage::kOver) return;
   if (stage_ == Stage::kPrefill && p_ && !held_) {
     abort_at(p_.instance(), request_id_);

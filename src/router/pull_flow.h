@@ -32,10 +32,11 @@
 #include "router/bodies.h"
 #include "router/flow.h"
 #include "router/registry.h"
+#include "router/room_wait.h"
 
 namespace baton::router {
 
-class PullFlow {
+class PullFlow final : public FlowReport {
  public:
   // `request_id` goes to P and D as X-Request-Id. `seed` counts where the client sent none.
   PullFlow(Registry& registry, FlowLimits limits, ClientBody client, std::string request_id, uint64_t seed)
@@ -44,10 +45,11 @@ class PullFlow {
         client_(std::move(client)),
         request_id_(std::move(request_id)),
         seed_(seed),
-        demand_(registry.demand_of(client_)) {}
+        demand_(registry.demand_of(client_)),
+        room_(registry.queue(), limits.queue_timeout) {}
 
   // Before start: what is called when there may be room for a request that waits; it must not call the flow.
-  void set_wake(std::function<void()> wake) { wake_ = std::move(wake); }
+  void set_wake(std::function<void()> wake) { room_.set_wake(std::move(wake)); }
 
   Step start(Time now);
   Step on_pause_done(Time now);
@@ -76,16 +78,16 @@ class PullFlow {
   // Whom to tell what; empty after the call.
   std::vector<Cleanup> take_cleanups();
 
-  const std::string& request_id() const { return request_id_; }
+  const std::string& request_id() const override { return request_id_; }
   const ClientBody& client() const { return client_; }
-  std::optional<InstanceId> prefill_instance() const { return p_instance_; }  // that prefilled
-  std::optional<InstanceId> decode_instance() const { return d_instance_; }   // that decodes
-  const std::string& outcome() const { return outcome_; }  // for metrics: "ok", "p_failed", ...
+  std::optional<InstanceId> prefill_instance() const override { return p_instance_; }  // that prefilled
+  std::optional<InstanceId> decode_instance() const override { return d_instance_; }   // that decodes
+  const std::string& outcome() const override { return outcome_; }  // for metrics: "ok", "p_failed", ...
   // Of a part: the data of its stream's event with the usage; empty if there was none.
-  std::string_view usage_event() const {
+  std::string_view usage_event() const override {
     return merger_ ? std::string_view(merger_->usage_event()) : std::string_view();
   }
-  bool has_failed() const { return saw_error_ || outcome_ == "d_failed"; }
+  bool has_failed() const override { return saw_error_ || outcome_ == "d_failed"; }
   uint32_t retries() const { return retries_; }
 
  private:
@@ -94,7 +96,6 @@ class PullFlow {
   Step wait_for_room(Time now, std::string why);
   Step begin_decode(Time now);
   Step decode_alone(Time now);
-  void note_answer(InstanceId instance, int status, Time now);
   Step finish_with_prefill();
   Step again(Stage stage, const Error& error);
   Step finish(Reply reply, std::string outcome);
@@ -110,10 +111,7 @@ class PullFlow {
   std::string request_id_;
   uint64_t seed_;
   Demand demand_;
-  std::function<void()> wake_ = [] {};
-  WaitQueue::Place place_;
-  Time waits_until_;
-  std::string why_it_waits_;
+  RoomWait room_;
 
   Stage stage_ = Stage::kPrefill;
   Stage after_pause_ = Stage::kPrefill;

@@ -41,7 +41,7 @@ Reservation& Reservation::operator=(Reservation&& other) noexcept {
   kv_ = std::exchange(other.kv_, 0);
   expected_cached_ = other.expected_cached_;
   is_trial_ = std::exchange(other.is_trial_, false);
-  has_promise_ = std::exchange(other.has_promise_, false);
+  promise_ = std::exchange(other.promise_, std::nullopt);
   return *this;
 }
 
@@ -52,7 +52,8 @@ void Reservation::release_tokens() {
 }
 
 void Reservation::release_promise() {
-  if (registry_ != nullptr && std::exchange(has_promise_, false)) --registry_->promised_;
+  if (registry_ == nullptr || !promise_) return;
+  --registry_->promised_[static_cast<size_t>(*std::exchange(promise_, std::nullopt))];
 }
 
 void Reservation::release() {
@@ -207,11 +208,10 @@ void Registry::on_request_failed(InstanceId id, std::string reason, Time now) {
   on_probe_failed(id, std::move(reason), now);
 }
 
-bool Registry::fits(const Instance& p, const Instance& d) const {
-  // Between instances that do not say who they are the operator's word counts, as with the tutorial's proxy.
-  if (!p.identity && !d.identity) return true;
-  if (!p.identity || !d.identity) return false;
-  return api::pairing_mismatch(*p.identity, *d.identity).empty();
+bool Registry::fits(const Instance& p, const Instance& d) const { return why_unfit(p, d).empty(); }
+
+bool Registry::fits(const Instance& candidate, const Instance& other, Side side) const {
+  return side == Side::kPrefill ? fits(candidate, other) : fits(other, candidate);
 }
 
 struct Registry::Wanted {
@@ -220,6 +220,7 @@ struct Registry::Wanted {
   const std::vector<InstanceId>& avoid;
   std::optional<InstanceId> partner = {};
   std::optional<Time> now = {};  // nothing: whatever breakers say
+  bool needs_partner = false;
   bool needs_room = false;
 };
 
@@ -231,19 +232,20 @@ bool Registry::has_room(const Instance& instance) const {
   return options_.in_flight_max == 0 || instance.in_flight < options_.in_flight_max;
 }
 
-bool Registry::has_decode_room(Time now) const {
+bool Registry::has_room_on(Side side, Time now) const {
   if (options_.in_flight_max == 0) return true;
   uint64_t room = 0;
-  for (const auto& d : instances_) {
-    if (d->side == Side::kDecode && takes(*d, now) && has_room(*d))
-      room += options_.in_flight_max - d->in_flight;
+  for (const auto& one : instances_) {
+    if (one->side == side && takes(*one, now) && has_room(*one))
+      room += options_.in_flight_max - one->in_flight;
   }
-  return room > promised_;
+  return room > promised_[static_cast<size_t>(side)];
 }
 
-bool Registry::has_partner(const Instance& p) const {
-  return std::ranges::any_of(instances_, [&](const auto& d) {
-    return d->side == Side::kDecode && d->health == Health::kUp && !d->is_draining && fits(p, *d);
+bool Registry::has_partner(const Instance& one) const {
+  return std::ranges::any_of(instances_, [&](const auto& other) {
+    return other->side != one.side && other->health == Health::kUp && !other->is_draining &&
+           fits(one, *other, one.side);
   });
 }
 
@@ -268,12 +270,12 @@ Registry::Best Registry::best(const Wanted& wanted) const {
   };
   Best best;
   std::tuple<bool, double, uint64_t> least;
-  const Instance* p = wanted.partner ? find(*wanted.partner) : nullptr;
+  const Instance* partner = wanted.partner ? find(*wanted.partner) : nullptr;
   for (const auto& candidate : instances_) {
     if (candidate->side != wanted.side || !takes(*candidate, wanted.now)) continue;
     if (wanted.needs_room && !has_room(*candidate)) continue;
-    if (p != nullptr && !fits(*p, *candidate)) continue;
-    if (wanted.side == Side::kPrefill && !has_partner(*candidate)) continue;
+    if (partner != nullptr && !fits(*candidate, *partner, wanted.side)) continue;
+    if (wanted.needs_partner && !has_partner(*candidate)) continue;
     const double cached = cached_at(*candidate);
     double cost = priority(*candidate);
     if (options_.policy == Policy::kPrefix) {
@@ -290,30 +292,45 @@ Registry::Best Registry::best(const Wanted& wanted) const {
   return best;
 }
 
-std::string Registry::why_not(const Instance& p, const Instance& d) const {
-  if (d.health != Health::kUp) return d.reason;
-  if (d.is_draining) return "it is being removed";
-  if (fits(p, d)) return {};
-  if (p.identity && d.identity) return api::pairing_mismatch(*p.identity, *d.identity);
-  std::string why = "one is a Baton instance and the other is not";
-  for (const Instance* instance : {&p, &d}) {
-    if (!instance->identity && !instance->notice.empty())
-      why += fmt::format(" ({}: {})", instance->address(), instance->notice);
+std::string Registry::why_unfit(const Instance& p, const Instance& d) const {
+  // Between instances that do not say who they are the operator's word counts, as with the tutorial's
+  // proxies.
+  if (!p.identity && !d.identity) return {};
+  std::string why;
+  if (!p.identity || !d.identity) {
+    why = "one is a Baton instance and the other is not";
+    for (const Instance* instance : {&p, &d}) {
+      if (!instance->identity && !instance->notice.empty())
+        why += fmt::format(" ({}: {})", instance->address(), instance->notice);
+    }
+    return why;
+  }
+  why = api::pairing_mismatch(*p.identity, *d.identity);
+  if (why.empty() && asked_order_ && p.identity->order != *asked_order_) {
+    why = fmt::format("order: {} on both instances, --order {}", api::order_name(p.identity->order),
+                      api::order_name(*asked_order_));
   }
   return why;
 }
 
-std::string Registry::why_no_partner(const Instance& p) const {
+std::string Registry::why_not(const Instance& one, const Instance& partner) const {
+  if (partner.health != Health::kUp) return partner.reason;
+  if (partner.is_draining) return "it is being removed";
+  return one.side == Side::kPrefill ? why_unfit(one, partner) : why_unfit(partner, one);
+}
+
+std::string Registry::why_no_partner(const Instance& one) const {
   std::string why;
-  for (const auto& d : instances_) {
-    if (d->side == Side::kDecode) why += fmt::format("; {}: {}", d->address(), why_not(p, *d));
+  for (const auto& other : instances_) {
+    if (other->side != one.side) why += fmt::format("; {}: {}", other->address(), why_not(one, *other));
   }
   return why.empty() ? ": none is known" : ":" + why.substr(1);
 }
 
 std::string Registry::why_none(Side side, std::optional<InstanceId> partner, std::optional<Time> now) const {
   std::string why;
-  const Instance* p = partner ? find(*partner) : nullptr;
+  const Instance* other = partner ? find(*partner) : nullptr;
+  const Side needed = side == Side::kPrefill ? Side::kDecode : Side::kPrefill;
   for (const auto& instance : instances_) {
     if (instance->side != side) continue;
     std::string reason = instance->is_draining ? "it is being removed" : instance->reason;
@@ -322,8 +339,9 @@ std::string Registry::why_none(Side side, std::optional<InstanceId> partner, std
                            breaker_state_name(instance->breaker.state(*now)),
                            seconds(instance->breaker.opens_in(*now)));
     }
-    if (reason.empty() && p != nullptr) reason = why_not(*p, *instance);
-    if (reason.empty()) reason = "no decode instance fits it" + why_no_partner(*instance);
+    if (reason.empty() && other != nullptr) reason = why_not(*other, *instance);
+    if (reason.empty())
+      reason = fmt::format("no {} instance fits it{}", side_name(needed), why_no_partner(*instance));
     why += fmt::format("{}{}: {}", why.empty() ? "" : "; ", instance->address(), reason);
   }
   return fmt::format("no {} instance can take the request ({})", side_name(side),
@@ -347,23 +365,40 @@ Reservation Registry::take(Instance& instance, const Demand& demand, double cach
   reservation.kv_ = kv;
   reservation.expected_cached_ = cached;
   reservation.is_trial_ = instance.breaker.on_chosen(now);
-  reservation.has_promise_ = prefills;
-  if (prefills) ++promised_;
   return reservation;
+}
+
+Result<Reservation> Registry::reserve_first(Side side, const Demand& demand,
+                                            const std::vector<InstanceId>& avoid, Time now) {
+  const Side other = side == Side::kPrefill ? Side::kDecode : Side::kPrefill;
+  const Best chosen = best({.side = side,
+                            .demand = demand,
+                            .avoid = avoid,
+                            .now = now,
+                            .needs_partner = true,
+                            .needs_room = true});
+  if (chosen.instance != nullptr && has_room_on(other, now)) {
+    Reservation reservation = take(*chosen.instance, demand, chosen.cached, now);
+    reservation.promise_ = other;
+    ++promised_[static_cast<size_t>(other)];
+    return reservation;
+  }
+  const Best full = best({.side = side, .demand = demand, .avoid = avoid, .now = now, .needs_partner = true});
+  if (full.instance == nullptr) return fail(Code::kUnavailable, why_none(side, std::nullopt, now));
+  return fail(Code::kExhausted,
+              fmt::format("every {} instance that can take the request has {} in flight, the most that "
+                          "--max-in-flight-per-instance allows",
+                          side_name(chosen.instance == nullptr ? side : other), options_.in_flight_max));
 }
 
 Result<Reservation> Registry::reserve_prefill(const Demand& demand, const std::vector<InstanceId>& avoid,
                                               Time now) {
-  const Best chosen = best({.demand = demand, .avoid = avoid, .now = now, .needs_room = true});
-  if (chosen.instance != nullptr && has_decode_room(now))
-    return take(*chosen.instance, demand, chosen.cached, now);
-  const Best full = best({.demand = demand, .avoid = avoid, .now = now});
-  if (full.instance == nullptr) return fail(Code::kUnavailable, why_none(Side::kPrefill, std::nullopt, now));
-  return fail(Code::kExhausted,
-              fmt::format("every {} instance that can take the request has {} in flight, the most that "
-                          "--max-in-flight-per-instance allows",
-                          side_name(chosen.instance == nullptr ? Side::kPrefill : Side::kDecode),
-                          options_.in_flight_max));
+  return reserve_first(Side::kPrefill, demand, avoid, now);
+}
+
+Result<Reservation> Registry::reserve_decode_first(const Demand& demand, const std::vector<InstanceId>& avoid,
+                                                   Time now) {
+  return reserve_first(Side::kDecode, demand, avoid, now);
 }
 
 Result<Reservation> Registry::reserve_decode(const Demand& demand, std::optional<InstanceId> partner,
@@ -374,14 +409,61 @@ Result<Reservation> Registry::reserve_decode(const Demand& demand, std::optional
   return take(*chosen.instance, demand, chosen.cached, now);
 }
 
+Result<Reservation> Registry::reserve_prefill_for(const Demand& demand, InstanceId d,
+                                                  const std::vector<InstanceId>& avoid, Time now) {
+  const Best chosen =
+      best({.side = Side::kPrefill, .demand = demand, .avoid = avoid, .partner = d, .now = now});
+  if (chosen.instance == nullptr) return fail(Code::kUnavailable, why_none(Side::kPrefill, d, now));
+  return take(*chosen.instance, demand, chosen.cached, now);
+}
+
+Result<api::HandoverOrder> Registry::order() const {
+  if (asked_order_) return *asked_order_;
+  const auto order_of = [](const Instance& i) {
+    return i.identity ? i.identity->order : api::HandoverOrder::kPull;
+  };
+  const Instance* speaker = nullptr;
+  for (const auto& instance : instances_) {
+    const bool speaks =
+        instance->health == Health::kUp && (!instance->identity || instance->identity->hands_over);
+    if (!speaks) continue;
+    if (speaker != nullptr && order_of(*speaker) != order_of(*instance)) {
+      return fail(Code::kUnavailable,
+                  fmt::format("order: {} on {}, {} on {}, expected one order on all instances (or --order)",
+                              api::order_name(order_of(*speaker)), speaker->address(),
+                              api::order_name(order_of(*instance)), instance->address()));
+    }
+    if (speaker == nullptr) speaker = instance.get();
+  }
+  if (speaker == nullptr) {
+    return fail(Code::kUnavailable, "order: no instance has said yet how it hands over: " +
+                                        why_none(Side::kPrefill, std::nullopt, std::nullopt));
+  }
+  return order_of(*speaker);
+}
+
 Result<void> Registry::ready(Time now) const {
-  if (best({.demand = {}, .avoid = {}, .now = now}).instance == nullptr)
+  if (best({.demand = {}, .avoid = {}, .now = now, .needs_partner = true}).instance == nullptr)
     return fail(Code::kUnavailable, why_none(Side::kPrefill, std::nullopt, now));
   return {};
 }
 
 const Instance* Registry::partner_of(InstanceId p) const {
   return best({.side = Side::kDecode, .demand = {}, .avoid = {}, .partner = p}).instance;
+}
+
+std::vector<std::string> Registry::warnings() const {
+  std::vector<std::string> out;
+  for (size_t i = 0; i < instances_.size(); ++i) {
+    const auto& one = instances_[i]->identity;
+    for (size_t k = 0; one && k < i; ++k) {
+      const auto& other = instances_[k]->identity;
+      if (!other || other->engine_id != one->engine_id || one->engine_id.empty()) continue;
+      out.push_back(fmt::format("engine_id: {} on {} and on {}, expected one of its own on each instance",
+                                one->engine_id, instances_[k]->address(), instances_[i]->address()));
+    }
+  }
+  return out;
 }
 
 std::vector<RefusedPair> Registry::refused_pairs() const {

@@ -19,9 +19,11 @@
 //                 believed follows the cached_tokens that it reports; a new incarnation has an empty cache.
 //
 // An instance takes a request when it is up, its breaker allows it (router/breaker.h) and, where a bound is
-// set, it has room. No prefill is begun that no decode instance would have room for.
+// set, it has room. No prefill is begun that no decode instance would have room for, and in the layer-wise
+// order no decode instance reserves blocks that no prefill instance would have room to fill.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -125,7 +127,7 @@ class Reservation {
   InstanceId instance() const { return instance_; }
 
   void release_tokens();   // P answered
-  void release_promise();  // of a place at a decode instance: it is being taken now
+  void release_promise();  // of a place at an instance of the other side: it is being taken now
   void release();          // everything that is left
 
  private:
@@ -134,9 +136,9 @@ class Reservation {
   InstanceId instance_{};
   double tokens_ = 0;
   double kv_ = 0;
-  double expected_cached_ = 0;  // tokens of the prompt, before trust
-  bool is_trial_ = false;       // of a half-open breaker
-  bool has_promise_ = false;
+  double expected_cached_ = 0;   // tokens of the prompt, before trust
+  bool is_trial_ = false;        // of a half-open breaker
+  std::optional<Side> promise_;  // of a place there
 };
 
 struct RefusedPair {
@@ -187,6 +189,20 @@ class Registry {
   Result<Reservation> reserve_decode(const Demand& demand, std::optional<InstanceId> partner,
                                      const std::vector<InstanceId>& avoid, Time now);
 
+  // The layer-wise order, in which D is chosen first: the best decode instance that can take it and has a
+  // prefill instance to be filled by; the same errors ...
+  Result<Reservation> reserve_decode_first(const Demand& demand, const std::vector<InstanceId>& avoid,
+                                           Time now);
+  // ... and the best prefill instance that fits it, with room or without: by now D holds blocks for it.
+  Result<Reservation> reserve_prefill_for(const Demand& demand, InstanceId d,
+                                          const std::vector<InstanceId>& avoid, Time now);
+
+  // The order in which requests go: the operator's word, else what the instances that are up say of
+  // themselves (one that is no Baton instance counts as pull). kUnavailable while nobody says, or when two
+  // say different things, which it names.
+  void ask_order(std::optional<api::HandoverOrder> order) { asked_order_ = order; }
+  Result<api::HandoverOrder> order() const;
+
   // Whether some prefill instance could take a request now; the same error. Reserves nothing.
   Result<void> ready(Time now) const;
   // The decode instance that reserve_decode would choose for `p`; nullptr if there is none. Reserves nothing.
@@ -195,6 +211,9 @@ class Registry {
   const Instance* find(InstanceId id) const;
   const std::vector<std::unique_ptr<Instance>>& instances() const { return instances_; }
   std::vector<RefusedPair> refused_pairs() const;
+  // What an operator should know and nothing breaks on: two instances of one engine_id. They are told apart
+  // by host, port and incarnation.
+  std::vector<std::string> warnings() const;
   size_t count(Side side) const;
   WaitQueue& queue() { return queue_; }
   const WaitQueue& queue() const { return queue_; }
@@ -212,13 +231,16 @@ class Registry {
   Best best(const Wanted& wanted) const;
   bool takes(const Instance& instance, std::optional<Time> now) const;
   bool has_room(const Instance& instance) const;
-  bool has_decode_room(Time now) const;
-  bool has_partner(const Instance& p) const;
+  bool has_room_on(Side side, Time now) const;  // that no request in its first stage is promised
+  bool has_partner(const Instance& one) const;
+  bool fits(const Instance& one, const Instance& other, Side side_of_one) const;
   double load_added(const Instance& instance, const Demand& demand, double cached) const;
+  Result<Reservation> reserve_first(Side side, const Demand& demand, const std::vector<InstanceId>& avoid,
+                                    Time now);
   std::string why_none(Side side, std::optional<InstanceId> partner, std::optional<Time> now) const;
-  std::string why_not(const Instance& p,
-                      const Instance& d) const;  // p cannot hand over to d now; empty if it can
-  std::string why_no_partner(const Instance& p) const;
+  std::string why_unfit(const Instance& p, const Instance& d) const;        // empty if p can hand over to d
+  std::string why_not(const Instance& one, const Instance& partner) const;  // the partner's health too
+  std::string why_no_partner(const Instance& one) const;
   void drop_if_drained(InstanceId id);
 
   RegistryOptions options_;
@@ -227,10 +249,12 @@ class Registry {
   mutable std::vector<PrefixTable::Match> matches_;  // of the last look; kept for its memory
   CacheId last_cache_ = kNoCache;
   double bytes_per_token_ = 4;
-  uint32_t promised_ = 0;  // places at decode instances, to requests that are in their prefill
+  // Places at the instances of a side, to requests that are with an instance of the other.
+  std::array<uint32_t, 2> promised_{};
   std::vector<std::unique_ptr<Instance>> instances_;  // in order of addition
   uint32_t next_id_ = 1;
   uint64_t choices_ = 0;
+  std::optional<api::HandoverOrder> asked_order_;
 };
 
 }  // namespace baton::router

@@ -1,0 +1,343 @@
+#include "router/layerwise_flow.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "api/response.h"
+#include "base/check.h"
+#include "router/answers.h"
+
+namespace baton::router {
+namespace {
+
+Duration pause_after(const FlowLimits& limits, int32_t attempts) {
+  const Duration delay = limits.retry_delay * (1LL << std::min(attempts - 1, 20));
+  return std::min(delay, limits.retry_delay_max);
+}
+
+bool counts_cached(std::string_view data) { return data.find("\"cached_tokens\"") != std::string_view::npos; }
+
+}  // namespace
+
+std::string LayerwiseFlow::post_id() const {
+  if (alone_ || is_over_ || rounds_ == 0) return {};
+  return client_.route == Route::kChat ? fmt::format("chatcmpl-{}", request_id_)
+                                       : fmt::format("cmpl-{}-0", request_id_);
+}
+
+Reply LayerwiseFlow::finish(Reply reply, std::string outcome) {
+  is_over_ = true;
+  outcome_ = std::move(outcome);
+  stop_prefill();
+  room_.leave();
+  d_.release();
+  return reply;
+}
+
+Reply LayerwiseFlow::finish_error(const Error& error, std::string outcome) {
+  const bool later = error.code == Code::kExhausted || error.code == Code::kUnavailable;
+  return finish({.status = api::http_status(error.code),
+                 .body = api::render_error(error),
+                 .retry_after = std::string(later ? kRetryAfter : "")},
+                std::move(outcome));
+}
+
+void LayerwiseFlow::abort_at(InstanceId id) {
+  if (auto cleanup = abort_of(registry_, id, request_id_)) cleanups_.push_back(std::move(*cleanup));
+}
+
+// The shell closes what runs at P; P is told too, because it may not have read the request yet.
+void LayerwiseFlow::stop_prefill() {
+  if (part_ == Part::kRunning) {
+    part_ = Part::kFailed;
+    if (p_) abort_at(p_.instance());
+  }
+  p_.release();
+}
+
+// ---- D ----
+
+LayerwiseStep LayerwiseFlow::wait_for_room(Time now, std::string why) {
+  const auto waits = room_.enter(now, std::move(why));
+  if (!waits) return finish_error(waits.error(), "full");
+  return *waits;
+}
+
+LayerwiseStep LayerwiseFlow::begin_decode(Time now) {
+  d_.release();
+  if (room_.must_wait()) return wait_for_room(now, "requests wait already");
+  auto reserved = registry_.reserve_decode_first(demand_, avoid_, now);
+  if (!reserved && reserved.error().code == Code::kExhausted)
+    return wait_for_room(now, reserved.error().message);
+  room_.leave();
+  if (!reserved) return finish_error(reserved.error(), "no_instance");
+  ++rounds_;
+  request_id_ = rounds_ == 1 ? first_id_ : fmt::format("{}.{}", first_id_, rounds_);
+  part_ = Part::kNone;
+  answers_ = asks_prompt_ = false;
+  p_answer_.reset();
+  d_ = std::move(*reserved);
+  d_instance_ = d_.instance();
+  const bool baton = is_baton(registry_, d_.instance());
+  // A D that is no Baton instance posts once per choice, under names that nobody can answer.
+  if (!baton && client_.choices_are_separable) {
+    static_cast<void>(finish({}, "split"));
+    return Split{};
+  }
+  alone_ = !baton && client_.choices > 1;
+  if (alone_) return AskDecode{d_.instance(), decode_body(client_, {}, baton, seed_)};
+  const Instance* d = registry_.find(d_.instance());
+  return AskDecode{d_.instance(), reserve_body(client_, metaserver_(*d), baton, seed_)};
+}
+
+LayerwiseStep LayerwiseFlow::decode_again(const Error& error) {
+  stop_prefill();
+  avoid_.push_back(d_.instance());
+  if (rounds_ >= limits_.attempts) return finish_error(error, "d_failed");
+  ++retries_;
+  return Pause{pause_after(limits_, rounds_)};
+}
+
+LayerwiseStep LayerwiseFlow::on_decode_head() { return Relay{}; }
+
+LayerwiseStep LayerwiseFlow::on_decode_whole(Result<UpstreamAnswer> answer, Time now) {
+  if (fatal_) return finish(*std::exchange(fatal_, std::nullopt), "p_failed");
+  if (answer && answer->status == 200) {
+    answers_ = true;
+    d_body_ = std::move(answer->body);
+    return settle_whole(now);
+  }
+  if (!answer) {
+    const Error error = named(registry_, d_.instance(), answer.error());
+    registry_.on_request_failed(d_.instance(), answer.error().message, now);
+    abort_at(d_.instance());
+    return decode_again(error);
+  }
+  note_status(registry_, d_.instance(), answer->status, now);
+  if (may_try_again(*answer) && rounds_ < limits_.attempts)
+    return decode_again({Code::kUnavailable, "decode"});
+  return finish(reply_of(*answer), answer->status < 500 ? "refused" : "d_failed");
+}
+
+LayerwiseStep LayerwiseFlow::on_decode_empty(const Result<void>& end, Time now) {
+  if (!end) return on_decode_whole(Failure(end.error()), now);
+  const Error error =
+      named(registry_, d_.instance(),
+            {Code::kUnavailable, "its stream ended before its first event, expected an answer"});
+  return on_decode_whole(
+      UpstreamAnswer{.status = 502, .body = api::render_error(error, 502), .retry_after = {}}, now);
+}
+
+bool LayerwiseFlow::asks_prompt_part() const {
+  return client_.stream ? client_.merges_echo : client_.wants_prompt_logprobs;
+}
+
+// What the client asked about the prompt is neither here nor on its way.
+bool LayerwiseFlow::lacks_prompt(std::string_view answer) const {
+  return asks_prompt_part() && !alone_ && part_ != Part::kHere && !has_prompt_part(client_, answer);
+}
+
+LayerwiseStep LayerwiseFlow::settle_whole(Time now) {
+  const bool lacks = lacks_prompt(d_body_);
+  const bool has_failed = part_ == Part::kFailed && asks_prompt_;
+  if (part_ == Part::kRunning || (lacks && !has_failed)) return AwaitPrefill{};
+  if (lacks) return on_decode_whole(UpstreamAnswer{502, p_failure_.body, {}}, now);
+  auto body = whole_answer(client_, p_answer_ ? &*p_answer_ : nullptr, std::move(d_body_));
+  if (body) {
+    registry_.on_answered(d_.instance(), now);
+    return finish({.body = std::move(*body)}, "ok");
+  }
+  const Error error = named(registry_, d_.instance(), body.error());
+  return on_decode_whole(
+      UpstreamAnswer{.status = 502, .body = api::render_error(error, 502), .retry_after = {}}, now);
+}
+
+LayerwiseStep LayerwiseFlow::on_prefill_over(Time now) { return settle_whole(now); }
+
+bool LayerwiseFlow::must_wait(std::string_view data) const {
+  if (part_ == Part::kRunning && (data == "[DONE]" || counts_cached(data))) return true;
+  if (begun_ || !client_.merges_echo || data == "[DONE]" || is_error_event(data)) return false;
+  return part_ == Part::kRunning || lacks_prompt(data);
+}
+
+void LayerwiseFlow::on_event(std::string_view raw, std::string_view data, std::string& out) {
+  CHECK(!held_, "an event is given while another one waits for P");
+  answers_ = true;
+  if (must_wait(data)) {
+    held_ = HeldEvent{std::string(raw), std::string(data)};
+  } else {
+    forward(raw, data, out);
+  }
+}
+
+Result<void> LayerwiseFlow::resume(std::string& out) {
+  const bool lacks = !begun_ && lacks_prompt(held_->data);
+  if (part_ == Part::kRunning || (lacks && !(part_ == Part::kFailed && asks_prompt_))) return {};
+  const HeldEvent event = *std::exchange(held_, std::nullopt);
+  if (lacks) return fail(Code::kUnavailable, "the prompt's logprobs: no prefill instance answers");
+  forward(event.raw, event.data, out);
+  return {};
+}
+
+void LayerwiseFlow::forward(std::string_view raw, std::string_view data, std::string& out) {
+  begun_ = true;
+  if (data == "[DONE]") {
+    saw_done_ = true;
+    if (client_.part) return;
+  }
+  if (is_error_event(data)) saw_error_ = true;
+  if (!merger_) merger_.emplace(client_, p_answer_ ? &*p_answer_ : nullptr);
+  if (p_answer_) merger_->set_cached_tokens(p_answer_->cached_tokens);
+  const auto merged = merger_->merge(data);
+  if (!merged) {
+    out += raw;
+  } else if (!merged->empty()) {
+    append_event(*merged, out);
+  }
+}
+
+void LayerwiseFlow::on_stream_end(const Result<void>& end, Time now, std::string& out) {
+  const bool whole = end.has_value() && saw_done_;
+  if (!whole && !saw_error_) {
+    const std::string why = end ? "its stream ended without [DONE]" : end.error().message;
+    const Error error = named(registry_, d_.instance(), {Code::kUnavailable, why});
+    api::append_error_event(out, {error.code, "the answer is not complete: " + error.message});
+    if (!client_.part) api::append_done(out);
+    if (!end) registry_.on_request_failed(d_.instance(), why, now);
+    if (end) registry_.on_answer_failed(d_.instance(), now);
+    abort_at(d_.instance());
+  }
+  if (whole) registry_.on_answered(d_.instance(), now);
+  static_cast<void>(finish({}, whole && !saw_error_ ? "ok" : "d_failed"));
+}
+
+// ---- P ----
+
+PostVerdict LayerwiseFlow::on_post(const MetaserverPost& post, bool peer_may_be_d, Time now) {
+  if (post_id().empty() || post.request_id != post_id())
+    return {.status = 404, .detail = fmt::format("request_id: nobody waits for {}", post.request_id)};
+  const Instance* d = registry_.find(d_.instance());
+  if (d->identity && post.incarnation != d->identity->incarnation) {
+    return {.status = 403,
+            .detail = fmt::format("incarnation: {}, expected {} of the decode instance {}",
+                                  post.incarnation ? post.incarnation->hex() : "none",
+                                  d->identity->incarnation.hex(), d->address())};
+  }
+  if (!d->identity && !peer_may_be_d) {
+    return {.status = 403, .detail = fmt::format("expected a post of the decode instance {}", d->address())};
+  }
+  // A post that is repeated has the result of the first, unless that has failed.
+  if (part_ == Part::kRunning || part_ == Part::kHere) return {};
+  if (answers_) return {.status = 502, .detail = "the decode instance has begun to answer"};
+  prefill_attempts_ = 0;
+  post_ = post.text;
+  return {.begins = begin_prefill(now)};
+}
+
+PrefillStep LayerwiseFlow::over(bool ok, std::string detail) {
+  part_ = ok ? Part::kHere : Part::kFailed;
+  p_.release();
+  return PrefillOver{ok, std::move(detail)};
+}
+
+PrefillStep LayerwiseFlow::prefill_failed(Reply reply, std::string detail) {
+  p_failure_ = std::move(reply);
+  // Only a Baton D hears the metaserver's reply and goes on by itself.
+  if (!answers_ && !is_baton(registry_, d_.instance())) fatal_ = p_failure_;
+  return over(false, std::move(detail));
+}
+
+PrefillStep LayerwiseFlow::begin_prefill(Time now) {
+  part_ = Part::kRunning;
+  asks_prompt_ = answers_;  // D has what it needed, the prompt's logprobs alone are missing
+  ++prefill_attempts_;
+  p_.release();
+  d_.release_promise();
+  auto reserved = registry_.reserve_prefill_for(demand_, d_.instance(), avoid_, now);
+  if (!reserved) {
+    return prefill_failed({.status = api::http_status(reserved.error().code),
+                           .body = api::render_error(reserved.error()),
+                           .retry_after = std::string(kRetryAfter)},
+                          reserved.error().message);
+  }
+  p_ = std::move(*reserved);
+  p_instance_ = p_.instance();
+  const bool baton = is_baton(registry_, p_.instance());
+  return AskPrefill{p_.instance(), asks_prompt_ ? prompt_body(client_, baton, seed_)
+                                                : landing_body(client_, post_, baton, seed_)};
+}
+
+// `answer` and `detail`: what the client and D are told if nobody else is tried.
+PrefillStep LayerwiseFlow::prefill_again(UpstreamAnswer answer, std::string detail) {
+  avoid_.push_back(p_.instance());
+  const bool is_needed = !answers_ || (asks_prompt_part() && !begun_);
+  if (prefill_attempts_ >= limits_.attempts || !is_needed)
+    return prefill_failed(reply_of(answer), std::move(detail));
+  ++retries_;
+  p_.release();
+  return Pause{pause_after(limits_, prefill_attempts_)};
+}
+
+PrefillStep LayerwiseFlow::on_prefill(Result<UpstreamAnswer> answer, Time now) {
+  if (part_ != Part::kRunning || is_over_) return PrefillOver{false, "the request has gone another way"};
+  const auto unusable = [this](const Error& error) {
+    const Error told = named(registry_, p_.instance(), error);
+    return prefill_again({.status = api::http_status(error.code), .body = api::render_error(told)},
+                         told.message);
+  };
+  if (!answer) {
+    registry_.on_request_failed(p_.instance(), answer.error().message, now);
+    abort_at(p_.instance());  // it may be computing still, or again after a pause
+    return unusable(answer.error());
+  }
+  note_status(registry_, p_.instance(), answer->status, now);
+  if (answer->status != 200) {
+    const Error told =
+        named(registry_, p_.instance(), {Code::kUnavailable, fmt::format("it answers {}", answer->status)});
+    if (may_try_again(*answer)) return prefill_again(std::move(*answer), told.message);
+    return prefill_failed(reply_of(*answer), told.message);
+  }
+  auto read = read_prefill_answer(std::move(answer->body));
+  if (!read) {
+    registry_.on_answer_failed(p_.instance(), now);
+    abort_at(p_.instance());
+    return unusable({Code::kUnavailable, read.error().message});
+  }
+  p_answer_ = std::move(*read);
+  registry_.on_answered(p_.instance(), now);
+  registry_.on_prefilled(
+      p_, demand_, p_answer_->prompt_tokens,
+      p_answer_->says_cached_tokens ? std::optional(p_answer_->cached_tokens) : std::nullopt);
+  return over(true, {});
+}
+
+PrefillStep LayerwiseFlow::on_prefill_pause_done(Time now) {
+  if (part_ != Part::kRunning || is_over_) return PrefillOver{false, "the request has gone another way"};
+  return begin_prefill(now);
+}
+
+std::optional<PrefillStep> LayerwiseFlow::prefill_for_prompt(Time now) {
+  const std::string_view answer = held_ ? std::string_view(held_->data) : std::string_view(d_body_);
+  if (begun_ || part_ == Part::kRunning || !lacks_prompt(answer)) return std::nullopt;
+  if (part_ == Part::kFailed && asks_prompt_) return std::nullopt;
+  prefill_attempts_ = 0;
+  return begin_prefill(now);
+}
+
+std::optional<Duration> LayerwiseFlow::prefill_wait() const {
+  return asks_prompt_part() && !begun_ ? std::nullopt : std::optional(kUsageWait);
+}
+
+void LayerwiseFlow::on_prefill_late() {
+  stop_prefill();
+  part_ = Part::kFailed;
+}
+
+void LayerwiseFlow::on_client_gone() {
+  if (is_over_) return;
+  // The closed connection aborts D.
+  static_cast<void>(finish({}, "client_gone"));
+}
+
+}  // namespace baton::router
