@@ -16,7 +16,10 @@ inline constexpr std::string_view kEventStream = "text/event-stream; charset=utf
 // One client's request while it is served: in flight from here until it goes out of scope, then counted.
 class Visit {
  public:
-  explicit Visit(Hub& hub) : hub_(hub), started_(hub.loop.now()) { ++hub_.metrics.requests_in_flight; }
+  Visit(Hub& hub, api::HandoverOrder handover_order)
+      : order(handover_order), hub_(hub), started_(hub.loop.now()) {
+    ++hub_.metrics.requests_in_flight;
+  }
   ~Visit() {
     --hub_.metrics.requests_in_flight;
     ++hub_.metrics.outcomes[outcome];
@@ -28,7 +31,8 @@ class Visit {
   Hub& hub() const { return hub_; }
   void on_first_byte() { hub_.metrics.time_to_first_byte_s.observe(seconds(hub_.loop.now() - started_)); }
 
-  std::string outcome = "client_gone";  // as router::PullFlow::outcome()
+  const api::HandoverOrder order;
+  std::string outcome = "client_gone";  // as router::FlowReport::outcome()
 
  private:
   Hub& hub_;

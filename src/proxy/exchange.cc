@@ -13,88 +13,38 @@
 #include "api/kv_transfer_params.h"
 #include "base/log.h"
 #include "http/sse.h"
+#include "proxy/layerwise_exchange.h"
+#include "proxy/upstream.h"
 
 namespace baton::proxy {
 namespace asio = boost::asio;
-namespace {
 
-constexpr Duration kCleanupTimeout = std::chrono::seconds(2);
-
-http::Awaitable<void> clean_up(Hub& hub, router::Cleanup cleanup, http::ClientRequest request) {
-  if (cleanup.decode_body.empty()) {
-    const auto told = co_await hub.client.request(std::move(request));
-    if (!told)
-      log_warning("proxy",
-                  fmt::format("abort of {}: {}", fmt::join(cleanup.ids, ", "), told.error().message));
-    co_return;
-  }
-  // D reads the request and finds its client gone: it gives the hand-over back to P by itself.
-  const auto opened = co_await hub.client.open(std::move(request));
-}
-
-// Detached: the client's request may be over before its remains are.
-void start_cleanups(Hub& hub, router::PullFlow& flow) {
-  for (router::Cleanup& cleanup : flow.take_cleanups()) {
-    http::ClientRequest request{.to = {cleanup.host, cleanup.port},
-                                .method = "POST",
-                                .headers = hub.upstream_headers(nullptr, flow.request_id()),
-                                .body = {},
-                                .head_timeout = kCleanupTimeout,
-                                .idle_timeout = kCleanupTimeout};
-    if (cleanup.decode_body.empty()) {
-      if (!hub.options.admin_key.empty())
-        request.headers.set("Authorization", "Bearer " + hub.options.admin_key);
-      request.target = "/abort_request";
-      request.body = R"({"request_id":[)";
-      for (size_t i = 0; i < cleanup.ids.size(); ++i) {
-        if (i > 0) request.body += ',';
-        api::append_json_string(request.body, cleanup.ids[i]);
-      }
-      request.body += "]}";
-    } else {
-      request.target = router::route_path(flow.client().route);
-      request.body = cleanup.decode_body;
-    }
-    hub.loop.spawn("cleanup", clean_up(hub, std::move(cleanup), std::move(request)));
-  }
-}
-
-std::string retry_after(const http::Headers& headers) {
-  const auto value = headers.get("Retry-After");
-  return std::string(value && http::is_field_value(*value) ? *value : std::string_view());
-}
-
-}  // namespace
-
-Exchange::Exchange(Hub& hub, const http::Request& from, Receiver& receiver, router::ClientBody client,
-                   std::string id)
+PullExchange::PullExchange(Hub& hub, const http::Request& from, Receiver& receiver, router::ClientBody client,
+                           std::string id)
     : hub_(hub),
       from_(from),
       receiver_(receiver),
       watch_(std::make_shared<Watch>(hub.loop)),
-      flow_(hub.registry,
-            {.attempts = hub.options.attempts,
-             .retry_delay = hub.options.retry_delay,
-             .queue_timeout = hub.options.queue_timeout},
-            std::move(client), std::move(id), hub.seeds() >> 1) {  // instances read a signed number
+      flow_(hub.registry, flow_limits(hub.options), std::move(client), std::move(id),
+            hub.seeds() >> 1) {  // instances read a signed number
   flow_.set_wake([watch = watch_.get()] { watch->room.notify(); });
   hub_.watches.insert(watch_.get());
 }
 
-Exchange::~Exchange() {
+PullExchange::~PullExchange() {
   flow_.on_client_gone();  // nothing, if it is over
-  start_cleanups(hub_, flow_);
+  tell_instances();
   hub_.watches.erase(watch_.get());
   hub_.metrics.retries += flow_.retries();
 }
 
-http::Awaitable<void> Exchange::run() {
+http::Awaitable<void> PullExchange::run() {
   using boost::asio::experimental::awaitable_operators::operator||;
   // When a probe finds the instance down, what the flow awaits ends with kCancelled, once; it then goes on.
   co_await (carry_out() || wait_for_down());
 }
 
-http::ClientRequest Exchange::upstream(router::InstanceId id, std::string body, Duration head_timeout) {
+http::ClientRequest PullExchange::upstream(router::InstanceId id, std::string body, Duration head_timeout) {
   watch_->instance = id;
   const router::Instance* instance = hub_.registry.find(id);
   return {.to = hub_.address_of(*instance),
@@ -106,7 +56,7 @@ http::ClientRequest Exchange::upstream(router::InstanceId id, std::string body, 
           .idle_timeout = hub_.options.idle_timeout};
 }
 
-Error Exchange::failure(Error error) const {
+Error PullExchange::failure(Error error) const {
   const router::Instance* instance = hub_.registry.find(watch_->instance);
   if (!is_down_) hub_.probe_now(watch_->instance);
   if (is_down_ && error.code == Code::kCancelled && instance != nullptr) {
@@ -115,7 +65,7 @@ Error Exchange::failure(Error error) const {
   return error;
 }
 
-http::Awaitable<router::Step> Exchange::prefill(router::AskPrefill ask) {
+http::Awaitable<router::Step> PullExchange::prefill(router::AskPrefill ask) {
   const Time begin = hub_.loop.now();
   http::ClientRequest request = upstream(ask.instance, std::move(ask.body), hub_.options.prefill_timeout);
   auto answer = co_await hub_.client.request(std::move(request));
@@ -126,7 +76,7 @@ http::Awaitable<router::Step> Exchange::prefill(router::AskPrefill ask) {
   co_return flow_.on_prefill(std::move(upstream), hub_.loop.now());
 }
 
-http::Awaitable<router::Step> Exchange::decode(router::AskDecode ask) {
+http::Awaitable<router::Step> PullExchange::decode(router::AskDecode ask) {
   http::ClientRequest request = upstream(ask.instance, std::move(ask.body), hub_.options.first_byte_timeout);
   auto stream = co_await hub_.client.open(std::move(request));
   if (receiver_.is_gone()) co_return router::Pause{};
@@ -140,7 +90,7 @@ http::Awaitable<router::Step> Exchange::decode(router::AskDecode ask) {
   co_return step;
 }
 
-http::Awaitable<router::Step> Exchange::read_whole(http::ResponseStream stream) {
+http::Awaitable<router::Step> PullExchange::read_whole(http::ResponseStream stream) {
   const int status = stream.status();
   std::string later = retry_after(stream.headers());
   auto body = co_await stream.read_all(router::kAnswerBytesMax);
@@ -150,7 +100,7 @@ http::Awaitable<router::Step> Exchange::read_whole(http::ResponseStream stream) 
   co_return flow_.on_decode_whole(std::move(upstream), hub_.loop.now());
 }
 
-http::Awaitable<std::optional<router::Step>> Exchange::relay(http::ResponseStream stream) {
+http::Awaitable<std::optional<router::Step>> PullExchange::relay(http::ResponseStream stream) {
   http::SseParser parser;
   std::string out;
   Result<void> end;
@@ -184,10 +134,10 @@ http::Awaitable<std::optional<router::Step>> Exchange::relay(http::ResponseStrea
   co_return std::nullopt;
 }
 
-http::Awaitable<void> Exchange::carry_out() {
+http::Awaitable<void> PullExchange::carry_out() {
   router::Step step = flow_.start(hub_.loop.now());
   while (true) {
-    start_cleanups(hub_, flow_);
+    tell_instances();
     if (receiver_.is_gone()) co_return;
     if (std::exchange(resets_cancellation_, false)) {
       co_await asio::this_coro::reset_cancellation_state(asio::enable_total_cancellation());
@@ -222,7 +172,7 @@ http::Awaitable<void> Exchange::carry_out() {
   }
 }
 
-http::Awaitable<void> Exchange::wait_for_down() {
+http::Awaitable<void> PullExchange::wait_for_down() {
   while (true) {
     const auto woken = co_await watch_->down.wait();
     if (!woken) co_return;
@@ -231,6 +181,17 @@ http::Awaitable<void> Exchange::wait_for_down() {
   }
   is_down_ = true;
   resets_cancellation_ = true;  // carry_out() goes on with other instances
+}
+
+void PullExchange::tell_instances() {
+  start_cleanups(hub_, flow_.take_cleanups(), flow_.request_id(), flow_.client().route);
+}
+
+std::unique_ptr<Exchange> make_exchange(Hub& hub, api::HandoverOrder order, const http::Request& from,
+                                        Receiver& receiver, router::ClientBody client, std::string id) {
+  if (order == api::HandoverOrder::kLayerwise)
+    return std::make_unique<LayerwiseExchange>(hub, from, receiver, std::move(client), std::move(id));
+  return std::make_unique<PullExchange>(hub, from, receiver, std::move(client), std::move(id));
 }
 
 }  // namespace baton::proxy

@@ -30,23 +30,32 @@ class Receiver {
   virtual void split() = 0;
 };
 
+// One flow while it is carried out.
 class Exchange {
+ public:
+  virtual ~Exchange() = default;  // whatever still runs upstream is ended
+  // Until the receiver has its answer or is gone.
+  virtual http::Awaitable<void> run() = 0;
+  virtual const router::FlowReport& flow() const = 0;
+};
+
+class PullExchange final : public Exchange {
  public:
   // `from` is the client's request and gives headers; `client` its body, or that of one part of it; `id` goes
   // upstream as X-Request-Id.
-  Exchange(Hub& hub, const http::Request& from, Receiver& receiver, router::ClientBody client,
-           std::string id);
-  ~Exchange();  // whatever still runs upstream is ended
-  Exchange(const Exchange&) = delete;
-  Exchange& operator=(const Exchange&) = delete;
+  PullExchange(Hub& hub, const http::Request& from, Receiver& receiver, router::ClientBody client,
+               std::string id);
+  ~PullExchange() override;
+  PullExchange(const PullExchange&) = delete;
+  PullExchange& operator=(const PullExchange&) = delete;
 
-  // Until the receiver has its answer or is gone.
-  http::Awaitable<void> run();
-  const router::PullFlow& flow() const { return flow_; }
+  http::Awaitable<void> run() override;
+  const router::FlowReport& flow() const override { return flow_; }
 
  private:
   http::Awaitable<void> carry_out();
   http::Awaitable<void> wait_for_down();
+  void tell_instances();
   http::ClientRequest upstream(router::InstanceId id, std::string body, Duration head_timeout);
   http::Awaitable<router::Step> prefill(router::AskPrefill ask);
   http::Awaitable<router::Step> decode(router::AskDecode ask);
@@ -65,5 +74,9 @@ class Exchange {
   bool is_down_ = false;
   bool resets_cancellation_ = false;
 };
+
+// The exchange of either order; the arguments as above.
+std::unique_ptr<Exchange> make_exchange(Hub& hub, api::HandoverOrder order, const http::Request& from,
+                                        Receiver& receiver, router::ClientBody client, std::string id);
 
 }  // namespace baton::proxy

@@ -1,5 +1,7 @@
 #include "proxy/hub.h"
 
+#include "net/interfaces.h"
+
 namespace baton::proxy {
 
 router::RegistryOptions registry_options(const options::ProxyOptions& options) {
@@ -25,6 +27,17 @@ http::Headers Hub::upstream_headers(const http::Request* from, std::string_view 
     }
   }
   return headers;
+}
+
+std::string Hub::metaserver_url(const router::Instance& d) const {
+  std::string host = options.advertise_host;
+  if (host.empty() && !net::is_wildcard(options.host)) host = options.host;
+  if (host.empty()) {
+    const auto literal = net::literal_endpoint(d.host, d.port);
+    if (literal) host = net::source_host(*literal).value_or("");
+    if (host.empty()) host = net::advertise_host().value_or("127.0.0.1");
+  }
+  return "http://" + net::to_string(net::Address{host, port}) + "/v1/metaserver";
 }
 
 void Hub::wake_watchers(router::InstanceId instance) {

@@ -27,6 +27,8 @@ struct Watch {
   router::InstanceId instance{};
 };
 
+class LayerwiseExchange;
+
 router::RegistryOptions registry_options(const options::ProxyOptions& options);
 
 struct Hub {
@@ -46,10 +48,16 @@ struct Hub {
   std::unordered_map<router::InstanceId, std::unique_ptr<http::Wake>> probes;  // end a prober's pause
   std::mt19937_64 seeds{std::random_device{}()};
   bool draining = false;
+  // Layer-wise order: who waits for the post of which name.
+  std::unordered_map<std::string, LayerwiseExchange*> reservations;
+  uint16_t port = 0;  // where this proxy listens
 
   net::Address address_of(const router::Instance& instance) const { return {instance.host, instance.port}; }
   // Headers that every request to an instance carries.
   http::Headers upstream_headers(const http::Request* from, std::string_view request_id) const;
+  // Where `d` reaches the metaserver: --advertise-host, else --host unless it is a wildcard, else the address
+  // of this machine that faces `d`.
+  std::string metaserver_url(const router::Instance& d) const;
   // Wakes whoever waits for an instance that just went down.
   void wake_watchers(router::InstanceId instance);
   // A request has failed there: it is asked at once whether it is up, not at the next interval.

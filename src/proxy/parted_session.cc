@@ -90,10 +90,10 @@ http::Awaitable<void> PartedSession::Run::run() {
     co_return;
   }
   client->part = whole_.parts_.place(part_);
-  Exchange exchange(whole_.visit_.hub(), whole_.request_, *this, std::move(*client),
-                    whole_.parts_.request_id(part_));
-  exchange_ = &exchange;
-  co_await exchange.run();
+  const auto exchange = make_exchange(whole_.visit_.hub(), whole_.visit_.order, whole_.request_, *this,
+                                      std::move(*client), whole_.parts_.request_id(part_));
+  exchange_ = exchange.get();
+  co_await exchange->run();
 }
 
 http::Awaitable<Result<void>> PartedSession::Run::take(std::string_view events) {

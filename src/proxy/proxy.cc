@@ -56,8 +56,13 @@ int run(std::span<const std::string> arguments) {
       start_probing(hub, hub.registry.add(side, endpoint.host, endpoint.port, loop.now()));
     }
   }
+  if (options->order != options::ProxyOrder::kAuto) {
+    hub.registry.ask_order(options->order == options::ProxyOrder::kPull ? api::HandoverOrder::kPull
+                                                                        : api::HandoverOrder::kLayerwise);
+  }
   http::Server server(loop, std::move(*listener), {.body_bytes_max = api::kClientBodyBytesMax},
                       make_handler(hub));
+  hub.port = net::to_address(server.local()).port;
   server.start();
   log_info("proxy",
            fmt::format("listening on {}; {} prefill and {} decode instances", net::to_string(server.local()),

@@ -10,6 +10,7 @@
 #include "api/response.h"
 #include "base/log.h"
 #include "net/address.h"
+#include "proxy/metaserver.h"
 #include "proxy/prober.h"
 #include "proxy/session.h"
 
@@ -89,19 +90,26 @@ Answer answer_healthcheck(Hub& hub, http::Request&, http::ResponseWriter& writer
   for (const router::RefusedPair& pair : hub.registry.refused_pairs()) {
     refused.push_back({{"prefill", pair.prefill}, {"decode", pair.decode}, {"reason", pair.reason}});
   }
+  json::array warnings;
+  for (const std::string& warning : hub.registry.warnings()) warnings.emplace_back(warning);
+  const auto order = hub.registry.order();
   const json::object body{{"status", "ok"},
                           {"prefill_instances", hub.registry.count(router::Side::kPrefill)},
                           {"decode_instances", hub.registry.count(router::Side::kDecode)},
                           {"request_num", hub.metrics.requests_in_flight},
                           {"instances", std::move(instances)},
-                          {"refused_pairs", std::move(refused)}};
+                          {"refused_pairs", std::move(refused)},
+                          {"warnings", std::move(warnings)},
+                          {"order", order ? json::value(api::order_name(*order)) : json::value(nullptr)},
+                          {"order_reason", order ? "" : order.error().message}};
   writer.send(200, kJson, json::serialize(body));
   co_return;
 }
 
 // Whether a request would find a pair of instances now.
 Answer answer_health(Hub& hub, http::Request&, http::ResponseWriter& writer) {
-  const auto ready = hub.registry.ready(hub.loop.now());
+  const auto order = hub.registry.order();
+  const auto ready = order ? hub.registry.ready(hub.loop.now()) : Result<void>(Failure(order.error()));
   if (hub.draining) {
     writer.send(503, kJson, R"({"error":"draining"})");
   } else if (ready) {
@@ -278,6 +286,7 @@ Answer answer_remove(Hub& hub, http::Request& request, http::ResponseWriter& wri
 constexpr std::array kRoutes = {
     Route{"POST", "/v1/chat/completions", Access::kClient, answer_chat},
     Route{"POST", "/v1/completions", Access::kClient, answer_completions},
+    Route{"POST", "/v1/metaserver", Access::kOpen, answer_metaserver},
     Route{"GET", "/v1/models", Access::kClient, answer_models},
     Route{"GET", "/healthcheck", Access::kOpen, answer_healthcheck},
     Route{"GET", "/health", Access::kOpen, answer_health},

@@ -37,7 +37,7 @@ class Direct final : public Receiver {
 
  private:
   http::Headers headers(std::string_view content_type) const {
-    const router::PullFlow& flow = exchange_->flow();
+    const router::FlowReport& flow = exchange_->flow();
     http::Headers out = answer_headers(request_, flow.request_id(), content_type);
     if (const auto* p = visit_.hub().registry.find(flow.prefill_instance().value_or(router::InstanceId{})))
       out.add("X-Baton-Prefill", p->address());
@@ -66,10 +66,11 @@ void refuse(http::ResponseWriter& writer, const Error& error, bool retry_later) 
 http::Awaitable<bool> relay_directly(Visit& visit, const http::Request& request, http::ResponseWriter& writer,
                                      router::ClientBody client, std::string id) {
   Direct direct(visit, request, writer);
-  Exchange exchange(visit.hub(), request, direct, std::move(client), std::move(id));
-  direct.attach(exchange);
-  co_await exchange.run();
-  if (!exchange.flow().outcome().empty()) visit.outcome = exchange.flow().outcome();
+  const auto exchange =
+      make_exchange(visit.hub(), visit.order, request, direct, std::move(client), std::move(id));
+  direct.attach(*exchange);
+  co_await exchange->run();
+  if (!exchange->flow().outcome().empty()) visit.outcome = exchange->flow().outcome();
   co_return !direct.must_split();
 }
 
@@ -91,9 +92,15 @@ http::Awaitable<void> relay(Hub& hub, router::Route route, http::Request& reques
     refuse(writer, client.error(), false);
     co_return;
   }
+  const auto order = hub.registry.order();
+  if (!order) {
+    ++hub.metrics.outcomes["no_instance"];
+    refuse(writer, order.error(), true);
+    co_return;
+  }
   // Each request its own name upstream: equal X-Request-Ids of two clients never meet there.
   const std::string id = random_id<HandoverId>().hex();
-  Visit visit(hub);
+  Visit visit(hub, *order);
   if (client->prompts.empty()) {
     router::ClientBody body = std::move(*client);
     const bool answered = co_await relay_directly(visit, request, writer, std::move(body), id);

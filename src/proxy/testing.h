@@ -166,6 +166,7 @@ class RunningProxy {
                                                make_handler(*hub_));
       server_->start();
       at_ = server_->local();
+      hub_->port = net::to_address(at_).port;
       return 0;
     });
   }
