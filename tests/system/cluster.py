@@ -132,11 +132,12 @@ class Cluster(contextlib.AbstractContextManager):
         self.ports: dict[str, int] = {}
 
     def serve(self, name: str, role: str | None = None, *extra: str, model: str | None = None, wait: bool = True,
-              port: int | None = None, kv_port: int | None = None) -> int:
+              port: int | None = None, kv_port: int | None = None,
+              connector: str = "MooncakeConnector") -> int:
         port, kv_port = port or free_ports(1)[0], kv_port or free_ports(1)[0]
         arguments = ["serve", model or self.model, "--host", "127.0.0.1", "--port", str(port), "--served-model-name", "test", "--threads", "1"]
         if role:
-            config = {"kv_connector": "MooncakeConnector", "kv_role": role, "kv_port": kv_port, "engine_id": name}
+            config = {"kv_connector": connector, "kv_role": role, "kv_port": kv_port, "engine_id": name}
             arguments += ["--kv-transfer-config", json.dumps(config)]
         self.processes[name] = Process(name, [*arguments, *extra], self.folder, self.environment)
         self.ports[name] = port

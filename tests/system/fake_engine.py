@@ -50,6 +50,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             answer = self.server.script.get_nowait()
         except queue.Empty:
             answer = Whole(500, b'{"error":{"message":"nothing is left in the script"}}')
+        if callable(answer):  # says after the request what it answers
+            answer = answer(heard)
         if isinstance(answer, Whole):
             self.whole(answer)
         elif isinstance(answer, Events):
