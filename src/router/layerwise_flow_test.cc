@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <sstream>
 
 namespace baton::router {
@@ -182,7 +183,7 @@ TEST(LayerwiseFlow, NoDReservesBlocksThatNoPHasRoomToFill) {
   Registry registry({.in_flight_max = 1, .waiting_max = 1});
   registry.on_probe_ok(registry.add(Side::kPrefill, "p", 1, kNow),
                        identity(api::Role::kPrefill, kIncarnations[0]), kNow);
-  for (const uint16_t port : {1, 2}) {
+  for (const uint16_t port : std::array<uint16_t, 2>{1, 2}) {
     registry.on_probe_ok(registry.add(Side::kDecode, "d", port, kNow),
                          identity(api::Role::kDecode, kIncarnations[1]), kNow);
   }
