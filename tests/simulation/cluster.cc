@@ -36,7 +36,8 @@ serve::ServedModel served_model(const InstanceOptions& options, const model::Mod
                      .block_size = static_cast<int32_t>(info.kv_layout.block_tokens),
                      .max_model_len = served.max_model_len,
                      .tensor_parallel_size = 1,
-                     .kv_port = 0};
+                     .kv_port = 0,
+                     .order = options.order};
   return served;
 }
 
@@ -75,7 +76,7 @@ Instance::Instance(InstanceOptions options, std::unique_ptr<model::LanguageModel
   served_.identity.max_model_len = served_.max_model_len;
 }
 
-void Instance::submit(const std::string& body, Done done) {
+void Instance::submit(const std::string& body, Done done, Reserved reserved) {
   const auto refuse = [&](const Error& error) {
     done(Outcome{.choices = {}, .prompt_logprobs = {}, .error = error}, {});
   };
@@ -91,17 +92,21 @@ void Instance::submit(const std::string& body, Done done) {
   joined->left = parsed->prompts.size();
   joined->done = std::move(done);
   for (size_t i = 0; i < parsed->prompts.size(); ++i) {
-    submit_prompt(*parsed, parsed->prompts[i], [joined, i](Outcome outcome, const std::string& params) {
-      joined->outcomes[i] = std::move(outcome);
-      if (--joined->left > 0) return;
-      Outcome whole = std::move(joined->outcomes.front());
-      for (size_t k = 1; k < joined->outcomes.size(); ++k) join(joined->outcomes[k], whole);
-      joined->done(std::move(whole), params);
-    });
+    submit_prompt(
+        *parsed, parsed->prompts[i],
+        [joined, i](Outcome outcome, const std::string& params) {
+          joined->outcomes[i] = std::move(outcome);
+          if (--joined->left > 0) return;
+          Outcome whole = std::move(joined->outcomes.front());
+          for (size_t k = 1; k < joined->outcomes.size(); ++k) join(joined->outcomes[k], whole);
+          joined->done(std::move(whole), params);
+        },
+        reserved);
   }
 }
 
-void Instance::submit_prompt(const api::CompletionRequest& parsed, const api::Prompt& text, Done done) {
+void Instance::submit_prompt(const api::CompletionRequest& parsed, const api::Prompt& text, Done done,
+                             Reserved reserved) {
   const auto refuse = [&](const Error& error) {
     done(Outcome{.choices = {}, .prompt_logprobs = {}, .error = error}, {});
   };
@@ -121,6 +126,7 @@ void Instance::submit_prompt(const api::CompletionRequest& parsed, const api::Pr
   const uint64_t id = next_request_++;
   request->id = RequestId{id};
   Open open{.done = std::move(done),
+            .reserved = std::move(reserved),
             .outcome = {},
             .params = {},
             .sampling = request->sampling,
@@ -158,6 +164,7 @@ void Instance::take(const engine::Answer& answer) {
         *event, open.sampling, {.host = "sim", .port = port_, .identity = &served_.identity},
         {.prompt_tokens = open.prompt_tokens, .cached_tokens = open.cached_tokens});
   }
+  if (const auto* event = std::get_if<engine::ReservedEvent>(&answer)) open.reserved(*event);
   if (const auto* event = std::get_if<engine::FailedEvent>(&answer)) open.outcome.error = event->error;
   if (std::holds_alternative<engine::FinishedEvent>(answer) || open.outcome.error) {
     Open ended = std::move(open);
@@ -212,9 +219,17 @@ void Cluster::begin_parts(const std::shared_ptr<Whole>& whole) {
     auto client = router::read_client_body(router::Route::kCompletions, flight->body);
     CHECK(client.has_value(), "{}", client.error().message);
     client->part = whole->parts->place(*part);
-    flight->flow = std::make_unique<router::PullFlow>(registry_, router::FlowLimits{.attempts = 50},
-                                                      std::move(*client), whole->parts->request_id(*part), 7);
-    carry_out(flight, flight->flow->start(now_));
+    const router::FlowLimits limits{.attempts = 50};
+    const std::string id = whole->parts->request_id(*part);
+    if (*registry_.order() == api::HandoverOrder::kPull) {
+      flight->flow = std::make_unique<router::PullFlow>(registry_, limits, std::move(*client), id, 7);
+      carry_out(flight, flight->flow->start(now_));
+    } else {
+      flight->layerwise = std::make_unique<router::LayerwiseFlow>(
+          registry_, limits, std::move(*client), id, 7,
+          [](const router::Instance&) { return "http://sim/v1/metaserver"; });
+      carry_out(flight, flight->layerwise->start(now_));
+    }
   }
 }
 
@@ -247,6 +262,86 @@ void Cluster::carry_out(const std::shared_ptr<Flight>& flight, router::Step step
   } else {
     finish(flight, std::get<router::Reply>(step));
   }
+}
+
+void Cluster::decode_layerwise(const std::shared_ptr<Flight>& flight, const router::AskDecode& ask) {
+  const uint32_t round = ++flight->round;
+  const router::InstanceId d = ask.instance;
+  const auto reserved = [this, flight, round, d](const engine::ReservedEvent& event) {
+    if (flight->round != round) return;
+    flight->transfer = event.transfer;
+    Instance& instance = by_id(d);
+    const auto post = router::read_metaserver_post(
+        serve::render_reserved(event, flight->layerwise->post_id(),
+                               {.host = "sim", .port = instance.port(), .identity = &instance.identity()}));
+    CHECK(post.has_value(), "{}", post.error().message);
+    router::PostVerdict verdict = flight->layerwise->on_post(*post, true, now_);
+    CHECK(verdict.begins.has_value(), "{} {}", verdict.status, verdict.detail);
+    carry_out_prefill(flight, d, std::move(*verdict.begins));
+  };
+  const auto done = [this, flight](Outcome outcome, const std::string&) {
+    const int status = outcome.error ? api::http_status(outcome.error->code) : 200;
+    // As an answer says it: whether D knows about the prompt what the client asked.
+    const std::string body = outcome.error ? api::render_error(*outcome.error)
+                             : outcome.prompt_logprobs.empty()
+                                 ? R"({"choices":[{}]})"
+                                 : R"({"choices":[{"prompt_logprobs":[null]}]})";
+    if (status == 200) flight->whole->outcomes[flight->part] = std::move(outcome);
+    carry_out(flight, flight->layerwise->on_decode_whole(router::UpstreamAnswer{status, body}, now_));
+  };
+  by_id(d).submit(ask.body, done, reserved);
+}
+
+void Cluster::carry_out(const std::shared_ptr<Flight>& flight, router::LayerwiseStep step) {
+  if (const auto* ask = std::get_if<router::AskDecode>(&step)) {
+    decode_layerwise(flight, *ask);
+  } else if (const auto* pause = std::get_if<router::Pause>(&step)) {
+    ++flight->round;  // what still runs at P is of no interest
+    timers_.emplace_back(now_ + pause->duration,
+                         [this, flight] { carry_out(flight, flight->layerwise->on_pause_done(now_)); });
+  } else if (std::holds_alternative<router::AwaitPrefill>(step)) {
+    await_prefill(flight, *flight->layerwise->decode_instance());
+  } else {
+    Outcome& outcome = flight->whole->outcomes[flight->part];
+    if (!flight->prefill.prompt_logprobs.empty()) outcome.prompt_logprobs = flight->prefill.prompt_logprobs;
+    finish(flight, std::get<router::Reply>(step));
+  }
+}
+
+void Cluster::carry_out_prefill(const std::shared_ptr<Flight>& flight, router::InstanceId d,
+                                router::PrefillStep step) {
+  const uint32_t round = flight->round;
+  if (const auto* ask = std::get_if<router::AskPrefill>(&step)) {
+    by_id(ask->instance).submit(ask->body, [this, flight, round, d](Outcome outcome, const std::string&) {
+      if (flight->round != round) return;
+      router::UpstreamAnswer answer{200, R"({"choices":[],"usage":{}})"};
+      if (outcome.error) answer = {api::http_status(outcome.error->code), api::render_error(*outcome.error)};
+      if (!outcome.error) flight->prefill = std::move(outcome);
+      carry_out_prefill(flight, d, flight->layerwise->on_prefill(std::move(answer), now_));
+    });
+  } else if (const auto* pause = std::get_if<router::Pause>(&step)) {
+    timers_.emplace_back(now_ + pause->duration, [this, flight, round, d] {
+      if (flight->round == round)
+        carry_out_prefill(flight, d, flight->layerwise->on_prefill_pause_done(now_));
+    });
+  } else {
+    const auto& over = std::get<router::PrefillOver>(step);
+    if (!over.ok) by_id(d).refuse(flight->transfer, {Code::kUnavailable, over.detail});
+    if (std::exchange(flight->awaits_prefill, false))
+      carry_out(flight, flight->layerwise->on_prefill_over(now_));
+  }
+}
+
+void Cluster::await_prefill(const std::shared_ptr<Flight>& flight, router::InstanceId d) {
+  flight->awaits_prefill = true;
+  if (const auto wait = flight->layerwise->prefill_wait()) {
+    timers_.emplace_back(now_ + *wait, [this, flight, round = flight->round] {
+      if (flight->round != round || !std::exchange(flight->awaits_prefill, false)) return;
+      flight->layerwise->on_prefill_late();
+      carry_out(flight, flight->layerwise->on_prefill_over(now_));
+    });
+  }
+  if (auto step = flight->layerwise->prefill_for_prompt(now_)) carry_out_prefill(flight, d, std::move(*step));
 }
 
 void Cluster::finish(const std::shared_ptr<Flight>& flight, const router::Reply& reply) {

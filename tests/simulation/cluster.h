@@ -1,5 +1,5 @@
 // A whole deployment in one process and one thread: shipped engines, hand-over machines, request building and
-// proxy flow over real models; only the network and the clock are fake. A request goes through it as a JSON
+// proxy flows over real models; only the network and the clock are fake. A request goes through it as a JSON
 // body, as a client would send it, and comes out as drawn tokens with their log-probabilities.
 #pragma once
 
@@ -15,6 +15,7 @@
 #include "kernels/cpu.h"
 #include "kv/arena.h"
 #include "model/language_model.h"
+#include "router/layerwise_flow.h"
 #include "router/parts.h"
 #include "router/pull_flow.h"
 #include "router/registry.h"
@@ -39,7 +40,8 @@ struct Outcome {
 // How one instance is made. Nothing of it may show in an answer.
 struct InstanceOptions {
   std::string name;
-  std::optional<api::Role> role;  // nothing: alone
+  std::optional<api::Role> role;                         // nothing: alone
+  api::HandoverOrder order = api::HandoverOrder::kPull;  // one for all of a cluster
   uint32_t block_tokens = 16;
   uint32_t arena_blocks = 256;
   engine::EngineConfig engine;
@@ -56,7 +58,13 @@ class Instance {
   // Begins one request, each prompt of a list as one of the engine's; `done` gets its outcome and, from P,
   // the kv_transfer_params for D (else empty).
   using Done = std::function<void(Outcome, std::string kv_transfer_params)>;
-  void submit(const std::string& body, Done done);
+  // D, layer-wise order: the blocks are there, the metaserver would hear of it now.
+  using Reserved = std::function<void(const engine::ReservedEvent&)>;
+  void submit(const std::string& body, Done done, Reserved reserved = {});
+  // The metaserver's answer to that.
+  void refuse(TransferId transfer, Error error) {
+    inbox_.push_back(engine::ReservationRefused{transfer, std::move(error)});
+  }
 
   // One turn: events of the mover, a step if there is something to do. False if nothing happened.
   bool turn(Time now);
@@ -68,13 +76,15 @@ class Instance {
  private:
   struct Open {
     Done done;
+    Reserved reserved;
     Outcome outcome;
     std::string params;
     engine::SamplingParams sampling;
     uint32_t prompt_tokens = 0;
     uint32_t cached_tokens = 0;
   };
-  void submit_prompt(const api::CompletionRequest& request, const api::Prompt& prompt, Done done);
+  void submit_prompt(const api::CompletionRequest& request, const api::Prompt& prompt, Done done,
+                     Reserved reserved);
   void take(const engine::Answer& answer);
   void finish(uint64_t id);
 
@@ -92,7 +102,7 @@ class Instance {
   uint64_t draws_ = 1;  // ids; unique over all instances of a process is all that matters
 };
 
-// 2P + 2D and the proxy's flow, or whatever was added.
+// 2P + 2D and the proxy's flow of their order, or whatever was added.
 class Cluster {
  public:
   Cluster(ModelFactory models, std::string tokenizer_dir, transfer::fake::FakeNetworkConfig network);
@@ -124,14 +134,23 @@ class Cluster {
   struct Flight {
     std::shared_ptr<Whole> whole;
     size_t part = 0;
-    std::unique_ptr<router::PullFlow> flow;
+    std::unique_ptr<router::PullFlow> flow;  // one of the two
+    std::unique_ptr<router::LayerwiseFlow> layerwise;
     std::string body;
-    Outcome prefill;  // what P drew
+    Outcome prefill;              // what P drew
+    uint32_t round = 0;           // layer-wise: D's that were asked
+    TransferId transfer;          // D's reservation
+    bool awaits_prefill = false;  // D has answered
   };
   void begin(const std::string& body, size_t index);
   void begin_parts(const std::shared_ptr<Whole>& whole);
   void finish(const std::shared_ptr<Flight>& flight, const router::Reply& reply);
   void carry_out(const std::shared_ptr<Flight>& flight, router::Step step);
+  void carry_out(const std::shared_ptr<Flight>& flight, router::LayerwiseStep step);
+  void decode_layerwise(const std::shared_ptr<Flight>& flight, const router::AskDecode& ask);
+  void carry_out_prefill(const std::shared_ptr<Flight>& flight, router::InstanceId d,
+                         router::PrefillStep step);
+  void await_prefill(const std::shared_ptr<Flight>& flight, router::InstanceId d);
   Instance& by_id(router::InstanceId id);
 
   ModelFactory models_;

@@ -94,6 +94,7 @@ struct Workload {
   int prompt_max = 80;
   size_t requests = 40;
   bool cuts_connections = false;
+  api::HandoverOrder order = api::HandoverOrder::kPull;
   BlockSizes block_sizes = {{16, 16}, {16, 48}, {64, 16}, {32, 32}};  // in turn, by seed
 };
 
@@ -137,6 +138,7 @@ Ways run_one(const Workload& workload, uint64_t seed) {
         workload.block_sizes[seed % workload.block_sizes.size()][name[0] == 'P' ? 0 : 1];
     cluster.add({.name = name,
                  .role = name[0] == 'P' ? api::Role::kPrefill : api::Role::kDecode,
+                 .order = workload.order,
                  .block_tokens = block_tokens,
                  .arena_blocks = static_cast<uint32_t>(draw.number(24, 96)) * 16 / block_tokens,
                  .engine = random_config(draw)});
@@ -209,57 +211,71 @@ class RealModels {
   size_t next_ = 0;
 };
 
-TEST(Parity, HoldsForThousandsOfRequestsOverAModelThatHashesItsKv) {
+class Parity : public testing::TestWithParam<api::HandoverOrder> {
+ protected:
+  static Workload workload() {
+    return {.models = fake_models(), .tokenizer_dir = kCheckpoints + "qwen3", .order = GetParam()};
+  }
+};
+
+TEST_P(Parity, HoldsForThousandsOfRequestsOverAModelThatHashesItsKv) {
   for (uint64_t seed = first_seed(); seed < first_seed() + 60; ++seed) {
-    run_one({.models = fake_models(), .tokenizer_dir = kCheckpoints + "qwen3"}, seed);
+    run_one(workload(), seed);
     if (testing::Test::HasFailure()) break;
   }
 }
 
-TEST(Parity, HoldsWhenConnectionsEndAtAnyMoment) {
+TEST_P(Parity, HoldsWhenConnectionsEndAtAnyMoment) {
+  Workload cut = workload();
+  cut.cuts_connections = true;
   size_t recomputed = 0;
   for (uint64_t seed = first_seed(); seed < first_seed() + 30; ++seed) {
-    recomputed +=
-        run_one({.models = fake_models(), .tokenizer_dir = kCheckpoints + "qwen3", .cuts_connections = true},
-                seed)
-            .recomputed;
+    recomputed += run_one(cut, seed).recomputed;
     if (testing::Test::HasFailure()) break;
   }
   EXPECT_GT(recomputed, 0U) << "no connection was cut at a moment that matters: the test shows nothing";
 }
 
 // Every request has to be handed over: a pair that is refused would still answer right, only later.
-TEST(Parity, HoldsForBlocksOfDifferentSizesWithoutComputingAPromptTwice) {
+TEST_P(Parity, HoldsForBlocksOfDifferentSizesWithoutComputingAPromptTwice) {
+  Workload unequal = workload();
+  unequal.block_sizes = kUnequalSizes;
   for (uint64_t seed = first_seed(); seed < first_seed() + 32; ++seed) {
-    const Ways ways = run_one(
-        {.models = fake_models(), .tokenizer_dir = kCheckpoints + "qwen3", .block_sizes = kUnequalSizes},
-        seed);
+    const Ways ways = run_one(unequal, seed);
     EXPECT_EQ(ways.recomputed, 0U) << "BATON_PARITY_SEED=" << seed;
     EXPECT_GT(ways.landed, 0U) << "BATON_PARITY_SEED=" << seed;
     if (testing::Test::HasFailure()) break;
   }
 }
 
-class RealKernelParity : public testing::TestWithParam<const char*> {};
+const auto kOrders = testing::Values(api::HandoverOrder::kPull, api::HandoverOrder::kLayerwise);
+
+INSTANTIATE_TEST_SUITE_P(Orders, Parity, kOrders,
+                         [](const auto& info) { return std::string(api::order_name(info.param)); });
+
+class RealKernelParity : public testing::TestWithParam<std::tuple<const char*, api::HandoverOrder>> {};
 
 TEST_P(RealKernelParity, HoldsWithRealKernelsOnEveryInstructionSet) {
-  RealModels models(GetParam());
+  const auto [name, order] = GetParam();
+  RealModels models(name);
   for (uint64_t seed = first_seed(); seed < first_seed() + real_kernel_runs(); ++seed) {
     run_one({.models = models.factory(),
-             .tokenizer_dir = kCheckpoints + GetParam(),
+             .tokenizer_dir = kCheckpoints + name,
              .vocab = models.vocab(),
              .prompt_max = 60,
-             .requests = 25},
+             .requests = 25,
+             .order = order},
             seed);
     if (testing::Test::HasFailure()) break;
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, RealKernelParity,
-                         testing::Values("qwen3", "qwen3-moe", "llama", "qwen2"), [](const auto& info) {
-                           std::string name = info.param;
+                         testing::Combine(testing::Values("qwen3", "qwen3-moe", "llama", "qwen2"), kOrders),
+                         [](const auto& info) {
+                           std::string name = std::get<0>(info.param);
                            std::erase(name, '-');
-                           return name;
+                           return name + "_" + std::string(api::order_name(std::get<1>(info.param)));
                          });
 
 }  // namespace
