@@ -303,6 +303,87 @@ TEST_F(SessionTest, AddedInstancesAreLiveAfterTheirFirstProbeOrWaitAndAreGivenUp
   EXPECT_EQ(status_of(proxy_->ask("POST", "/instances/add", R"({"type":"decode","instances":"h"})")), "400");
 }
 
+TEST_F(SessionTest, AnAddedInstanceThatLoadsForLongJoinsWhenItIsUp) {
+  options::ProxyOptions options;
+  options.waiting_interval =
+      std::chrono::milliseconds(1);  // three of them are over before its first probe is
+  start(std::move(options));
+  FakeInstance slow(identity_of(api::Role::kDecode));
+  slow.set_models_status(503);
+  const std::string answer =
+      proxy_->ask("POST", "/instances/add",
+                  fmt::format(R"({{"type":"decode","instances":"127.0.0.1:{}"}})", slow.port()));
+  EXPECT_NE(answer.find("are waiting to be added"), std::string::npos) << answer;
+  for (int probes = 0; probes < 4; ++probes) {
+    ASSERT_TRUE(proxy_->becomes([&](Hub& hub) {
+      const auto& last = *hub.registry.instances().back();
+      return last.is_waiting && last.health == router::Health::kDown;
+    }));
+    proxy_->on_hub([](Hub& hub) {
+      hub.probe_now(hub.registry.instances().back()->id);
+      return 0;
+    });
+  }
+  slow.set_models_status(200);
+  EXPECT_TRUE(proxy_->becomes([](Hub& hub) {
+    const auto& last = *hub.registry.instances().back();
+    return !last.is_waiting && last.health == router::Health::kUp;
+  }));
+}
+
+TEST_F(SessionTest, OnlyAStreamIsCalledOne) {
+  struct Row {
+    std::vector<ScriptedAnswer> of_p, of_d;
+    bool stream;
+    std::string_view type;
+  };
+  constexpr std::string_view kSse = "text/event-stream; charset=utf-8";
+  const std::string no = R"({"error":{"message":"no"}})";
+  const ScriptedAnswer ended{.pieces = {R"({"choices":[{"index":0,"text":"y","finish_reason":"stop"}],)"
+                                        R"("usage":{},"kv_transfer_params":null})"}};
+  const std::vector<Row> rows = {
+      {{kPrefilled}, {kAnswered}, false, "application/json"},
+      {{kPrefilled}, {{.pieces = {kStream}, .is_stream = true}}, true, kSse},
+      {{ended}, {}, false, "application/json"},
+      {{ended}, {}, true, kSse},
+      {{{.status = 400, .pieces = {no}}}, {}, true, "application/json"},
+      {{kPrefilled}, {{.status = 400, .pieces = {no}}}, true, "application/json"},
+  };
+  for (const Row& row : rows) {
+    start();
+    p1_.script(row.of_p);
+    d1_.script(row.of_d);
+    const std::string answer = proxy_->post(fmt::format(R"({{"prompt":"x","stream":{}}})", row.stream));
+    EXPECT_NE(answer.find(fmt::format("\r\nContent-Type: {}\r\n", row.type)), std::string::npos) << answer;
+  }
+}
+
+TEST_F(SessionTest, ABodyThatIsNoRequestReservesNothing) {
+  start();
+  for (FakeInstance* p : {&p1_, &p2_}) p->script({});
+  for (const std::string_view body : {"", "{", "[]", R"({"stream":"yes"})", "\xff\xfe"}) {
+    const std::string answer = proxy_->post(body);
+    EXPECT_EQ(status_of(answer), "400") << answer;
+    EXPECT_NE(answer.find("\"error\""), std::string::npos) << answer;
+    EXPECT_TRUE(proxy_->is_idle());
+  }
+  EXPECT_TRUE(p1_.heard().empty() && p2_.heard().empty());
+  EXPECT_EQ(status_of(proxy_->ask("GET", "/health")), "200");
+}
+
+TEST_F(SessionTest, AStreamThatStopsIsEndedAfterTheIdleTimeoutAlthoughItsInstanceAnswersProbes) {
+  options::ProxyOptions options;
+  options.idle_timeout = std::chrono::milliseconds(50);
+  start(std::move(options));
+  p1_.script({kPrefilled});
+  d1_.script({{.pieces = {"data: {}\n\n"}, .is_stream = true, .holds = true}});
+  const std::string body = unchunked(proxy_->post(R"({"prompt":"x","stream":true})"));
+  EXPECT_TRUE(body.starts_with("data: {}\n\ndata: {\"error\":")) << body;
+  EXPECT_TRUE(body.ends_with("data: [DONE]\n\n")) << body;
+  EXPECT_TRUE(proxy_->becomes([&](const Hub&) { return d1_.left() == 1; }));
+  EXPECT_TRUE(proxy_->is_idle());
+}
+
 // ---- lists of prompts ----
 
 ScriptedAnswer whole_of(std::string_view prompt) {

@@ -303,6 +303,18 @@ TEST_F(ForeignPullFlowTest, AForeignPWithoutParametersLetsDPrefill) {
   EXPECT_EQ(as<AskDecode>(step).body, "{}");
 }
 
+TEST_F(ForeignPullFlowTest, ParametersOfAnEarlierRoundAreNotUsedAgain) {
+  PullFlow f = flow("{}");
+  f.start(kNow);
+  EXPECT_NE(as<AskDecode>(f.on_prefill(UpstreamAnswer{200, kHeld}, kNow)).body.find("held-1"),
+            std::string::npos);
+  as<Pause>(f.on_decode_whole(fail(Code::kUnavailable, "reset"), kNow));
+  as<AskPrefill>(f.on_pause_done(kNow));
+  EXPECT_EQ(as<AskDecode>(f.on_prefill(UpstreamAnswer{200, kEnded}, kNow)).body, "{}");
+  as<Reply>(f.on_decode_whole(UpstreamAnswer{200, R"({"choices":[]})"}, kNow));
+  expect_all_released();
+}
+
 TEST_F(PullFlowTest, SeveralChoicesAreOneHandOverOnBatonInstances) {
   PullFlow f = flow(R"({"n":3})");
   EXPECT_NE(as<AskPrefill>(f.start(kNow)).body.find(R"("n":3)"), std::string::npos);

@@ -129,6 +129,38 @@ TEST(Registry, ARemovedInstanceEndsWhatItHasAndThenIsGone) {
   EXPECT_FALSE(c.registry.remove(Side::kPrefill, "10.0.0.1", 7100));
 }
 
+TEST(Registry, ADrainEndsWithItsOwnRequestsWhateverElseRuns) {
+  Cluster c(2, 1);
+  auto running = *c.registry.reserve_prefill({.body_bytes = 1}, {}, kStart);
+  const auto elsewhere = c.registry.reserve_prefill({.body_bytes = 1}, {}, kStart);
+  ASSERT_NE(running.instance(), elsewhere->instance());
+  EXPECT_TRUE(c.registry.remove(Side::kPrefill, "10.0.0.1", 7100));
+  for (int i = 0; i < 8; ++i) {
+    EXPECT_EQ(c.registry.reserve_prefill({.body_bytes = 1}, {}, kStart)->instance(), elsewhere->instance());
+  }
+  EXPECT_NE(c.registry.find(running.instance()), nullptr);
+  const InstanceId drained = running.instance();
+  running.release();
+  EXPECT_EQ(c.registry.find(drained), nullptr);
+  EXPECT_EQ(c.registry.find(elsewhere->instance())->in_flight, 1U);
+}
+
+TEST(Registry, ADrainingInstanceThatIsAddedAgainStaysAndAnUnknownOneMayBeAddedAfterItsRemoval) {
+  Cluster c(1, 1);
+  auto running = *c.registry.reserve_prefill({.body_bytes = 1}, {}, kStart);
+  EXPECT_TRUE(c.registry.remove(Side::kPrefill, "10.0.0.1", 7100));
+  EXPECT_FALSE(c.registry.reserve_prefill({.body_bytes = 1}, {}, kStart));
+  EXPECT_EQ(c.registry.add(Side::kPrefill, "10.0.0.1", 7100, kStart), c.p[0]);
+  EXPECT_EQ(c.registry.reserve_prefill({.body_bytes = 1}, {}, kStart)->instance(), c.p[0]);
+  running.release();
+  EXPECT_NE(c.registry.find(c.p[0]), nullptr);
+
+  EXPECT_FALSE(c.registry.remove(Side::kPrefill, "10.0.0.9", 7100));
+  const InstanceId late = c.registry.add(Side::kPrefill, "10.0.0.9", 7100, kStart);
+  c.registry.on_probe_ok(late, std::nullopt, kStart);
+  EXPECT_EQ(c.registry.reserve_prefill({.body_bytes = 1}, {c.p[0]}, kStart)->instance(), late);
+}
+
 // ---- policies ----
 
 // So many prefill and two decode instances, by policy; no identity unless a test gives one.
