@@ -386,6 +386,11 @@ TEST(BuildRequest, KvThatCannotBeVouchedForIsComputedHereAndSaysWhy) {
   const Row rows[] = {
       {"not a Baton instance", [](api::KvTransferParams& p) { p.baton.reset(); }},
       {"not a Baton instance", [](api::KvTransferParams& p) { p.baton->offer.reset(); }},
+      {"not a Baton instance",
+       [](api::KvTransferParams& p) {
+         p.baton.reset();
+         p.remote_block_ids = {{}};
+       }},
       {"protocol", [](api::KvTransferParams& p) { p.baton->protocol += 1; }},
       {"another prompt", [](api::KvTransferParams& p) { p.baton->offer->num_tokens = 3; }},
       {"another prompt", [](api::KvTransferParams& p) { p.baton->offer->prompt_hash = "0"; }},
