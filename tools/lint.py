@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""clang-format, the arrows of ARCHITECTURE.md, the numbers of docs/limits.md, the rules for co_await, and clang-tidy over every source of src/.
+"""clang-format, the arrows of ARCHITECTURE.md, the numbers of docs/limits.md, the tests of docs/failure-modes.md, the rules for co_await,
+and clang-tidy over every source of src/.
 
 clang-tidy results are remembered in build/lint/ by the hash of the file, of every header of src/ and of the
 configuration, so a second run only looks at what changed."""
@@ -35,6 +36,11 @@ def check_layers() -> list[str]:
 def check_limits() -> list[str]:
     run = subprocess.run([sys.executable, "tools/check_limits.py"], cwd=ROOT, text=True, capture_output=True)
     return (run.stdout + run.stderr).splitlines()
+
+
+def check_failure_modes() -> list[str]:
+    run = subprocess.run([sys.executable, "tools/check_failure_modes.py", "."], cwd=ROOT, text=True, capture_output=True)
+    return run.stderr.splitlines()
 
 
 def check_awaits() -> list[str]:
@@ -88,7 +94,8 @@ def main() -> int:
     parser.add_argument("--build", type=pathlib.Path, required=True)
     args = parser.parse_args()
     failed = False
-    for name, check in (("format", check_format), ("layers", check_layers), ("limits", check_limits), ("awaits", check_awaits), ("tidy", lambda: check_tidy(args.build))):
+    for name, check in (("format", check_format), ("layers", check_layers), ("limits", check_limits),
+                        ("failure modes", check_failure_modes), ("awaits", check_awaits), ("tidy", lambda: check_tidy(args.build))):
         problems = check()
         print(f"lint: {name}: {'ok' if not problems else f'{len(problems)} problems'}", flush=True)
         for problem in sorted(set(problems)):
