@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "api/response.h"
 #include "router/pull_flow.h"
 
 namespace baton::router {
@@ -140,6 +141,31 @@ TEST(Parts, TheFirstFailureIsTheAnswerAndNothingElseBegins) {
   EXPECT_EQ(p.parts.reply().retry_after, "7");
   p.parts.append_end(out);  // had its stream begun
   EXPECT_EQ(out, "data: {\"error\":{}}\n\ndata: [DONE]\n\n");
+}
+
+TEST(Parts, OfSeveralFailuresTheFirstIsTheAnswer) {
+  Parted p(R"({"prompt":["a","b"]})");
+  p.begin_all();
+  std::string out;
+  p.parts.on_reply(1, {.status = 429, .body = "{}", .retry_after = "7"}, "", out);
+  p.parts.on_reply(0, {.status = 503, .body = "{}"}, "", out);
+  EXPECT_EQ(p.parts.reply().status, 429);
+  EXPECT_EQ(p.parts.reply().retry_after, "7");
+}
+
+TEST(Parts, AnswersThatAreTooLongTogetherAreAnErrorThatSaysSo) {
+  Parted p(R"({"prompt":["a","b"]})");
+  p.begin_all();
+  const std::string half(kAnswerBytesMax / 2, 'x');
+  p.answered(0, answer("id-0", {{0, half}}, 1, 1));
+  EXPECT_FALSE(p.parts.has_failed());
+  p.answered(1, answer("id-1", {{0, half}}, 1, 1));
+  ASSERT_TRUE(p.parts.is_over());
+  const Reply reply = p.parts.reply();
+  EXPECT_EQ(reply.status, api::http_status(Code::kExhausted));
+  EXPECT_NE(reply.body.find("the answers to 2 prompts are longer than 67108864 bytes in all"),
+            std::string::npos)
+      << reply.body.substr(0, 200);
 }
 
 TEST(Parts, AStreamThatBreaksOffHasSaidSoAlready) {

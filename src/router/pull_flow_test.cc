@@ -383,6 +383,56 @@ TEST_F(PullFlowTest, A500ThatSaysThatTheRequestIsWrongIsNotTriedAgain) {
   }
 }
 
+TEST_F(PullFlowTest, OnlyWhatNoRequestCanBeToBlameForOpensABreaker) {
+  struct Row {
+    int status;
+    std::string_view body;
+    bool opens;
+  };
+  const std::string_view no = R"({"error":{"message":"no"}})";
+  for (const Row& row : {Row{400, no, false}, Row{404, no, false}, Row{429, no, false}, Row{500, no, false},
+                         Row{501, no, false}, Row{502, no, true}, Row{503, no, true}, Row{504, no, true},
+                         Row{200, "garbage", true}}) {
+    for (const bool at_d : {false, true}) {
+      Registry registry;
+      const InstanceId p = registry.add(Side::kPrefill, "p", 1, kNow);
+      const InstanceId d = registry.add(Side::kDecode, "d", 1, kNow);
+      registry.on_probe_ok(p, identity_of(api::Role::kPrefill), kNow);
+      registry.on_probe_ok(d, identity_of(api::Role::kDecode), kNow);
+      for (uint32_t i = 0; i < Breaker::kFailuresToOpen; ++i) {
+        PullFlow f(registry, {.attempts = 1}, *read_client_body(Route::kChat, "{}"), "id", 7);
+        as<AskPrefill>(f.start(kNow));
+        const UpstreamAnswer failure{row.status, std::string(row.body)};
+        if (at_d) f.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
+        as<Reply>(at_d ? f.on_decode_whole(failure, kNow) : f.on_prefill(failure, kNow));
+      }
+      const auto state = [&](InstanceId id) { return registry.find(id)->breaker.state(kNow); };
+      EXPECT_EQ(state(at_d ? d : p), row.opens ? Breaker::State::kOpen : Breaker::State::kClosed)
+          << row.status << (at_d ? " of D" : " of P");
+      EXPECT_EQ(state(at_d ? p : d), Breaker::State::kClosed);
+    }
+  }
+}
+
+TEST_F(PullFlowTest, AStreamThatEndsHalfwayCountsAtTheBreakerAndAWholeOneClosesIt) {
+  registry_.remove(Side::kDecode, "d", 2);
+  const auto stream = [&](bool whole, Time now) {
+    PullFlow f = flow(R"({"stream":true})");
+    f.start(now);
+    as<AskDecode>(f.on_prefill(UpstreamAnswer{200, kHeld}, now));
+    f.on_decode_head();
+    std::string out;
+    f.on_event("data: {}\n\n", "{}", out);
+    if (whole) f.on_event("data: [DONE]\n\n", "[DONE]", out);
+    f.on_stream_end({}, now, out);
+  };
+  for (uint32_t i = 0; i < Breaker::kFailuresToOpen; ++i) stream(false, kNow);
+  EXPECT_EQ(registry_.find(d_[0])->breaker.state(kNow), Breaker::State::kOpen);
+  const Time later = kNow + Breaker::kPauseFirst;
+  stream(true, later);
+  EXPECT_EQ(registry_.find(d_[0])->breaker.state(later), Breaker::State::kClosed);
+}
+
 TEST_F(PullFlowTest, WithoutAnInstanceTheStatusIs503AndSaysWhy) {
   for (const InstanceId id : d_) registry_.on_probe_failed(id, "connection refused", kNow);
   PullFlow f = flow("{}");

@@ -254,7 +254,70 @@ TEST(Policies, PrefixBelievesAnInstanceAsFarAsWhatItReports) {
   EXPECT_GT(c.registry.find(c.p[0])->trust, 0.9);
 }
 
+TEST(Policies, PrefixHandsOverToWhoHasTheBeginningToo) {
+  Chosen c({.policy = Policy::kPrefix}, 1);
+  const Demand demand = c.demand(words('x', 8000));
+  const auto decode = [&] { return c.registry.reserve_decode(demand, c.p[0], {}, kStart)->instance(); };
+  EXPECT_EQ(decode(), c.d[0]);
+  EXPECT_EQ(decode(), c.d[0]);  // not in turn: this one has the beginning
+  EXPECT_EQ(c.registry.reserve_decode(c.demand(words('y', 8000)), c.p[0], {}, kStart)->instance(), c.d[1]);
+}
+
+TEST(Policies, PrefixForgetsWhenCachesAreEmptied) {
+  Chosen c({.policy = Policy::kPrefix});
+  const Demand demand = c.demand(words('x', 8000));
+  const InstanceId first = c.prefill(demand).instance();
+  ASSERT_EQ(c.prefill(demand).instance(), first);
+  c.registry.forget_caches();
+  EXPECT_NE(c.prefill(demand).instance(), first);
+}
+
+TEST(Policies, TheTutorialsScoreOfAPCountsKvThatWaitsLessThanWork) {
+  Chosen c({}, 2);
+  const auto ask = [&](size_t bytes) {
+    return c.registry.reserve_prefill({.body_bytes = bytes}, {}, kStart);
+  };
+  auto waits = *ask(400);  // it computes no more, its KV is not fetched yet
+  ASSERT_EQ(waits.instance(), c.p[0]);
+  waits.release_tokens();
+  ask(400)->release();
+  EXPECT_EQ(ask(400)->instance(), c.p[1]);  // idle, though the other one was chosen longer ago
+  const auto works = *ask(400);
+  ASSERT_EQ(works.instance(), c.p[1]);
+  EXPECT_EQ(ask(400)->instance(), c.p[0]);  // 0.3 of a prefill is less than one
+}
+
 // ---- breaker and room ----
+
+TEST(Registry, AnotherProcessBeginsWithAClosedBreaker) {
+  Chosen c({}, 1);
+  auto p = api::identity_of(api::Role::kPrefill);
+  for (const InstanceId id : c.d) c.registry.on_probe_ok(id, api::identity_of(api::Role::kDecode), kStart);
+  c.registry.on_probe_ok(c.p[0], p, kStart);
+  for (uint32_t i = 0; i < Breaker::kFailuresToOpen; ++i) c.registry.on_answer_failed(c.p[0], kStart);
+  c.registry.on_probe_ok(c.p[0], p, kStart);  // a probe says nothing of requests
+  EXPECT_FALSE(c.registry.reserve_prefill({}, {}, kStart));
+  p.incarnation = random_id<Incarnation>();
+  c.registry.on_probe_ok(c.p[0], p, kStart);
+  EXPECT_TRUE(c.registry.reserve_prefill({}, {}, kStart));
+}
+
+TEST(Registry, WhoWaitsIsWokenByEverythingThatMayMakeRoom) {
+  Chosen c({}, 1);
+  int woken = 0;
+  const auto place = c.registry.queue().enter([&] { ++woken; });
+  c.registry.reserve_prefill({}, {}, kStart)->release();
+  EXPECT_EQ(woken, 1);
+  c.registry.on_probe_failed(c.p[0], "refused", kStart);
+  EXPECT_EQ(woken, 1);
+  c.registry.on_probe_ok(c.p[0], std::nullopt, kStart);
+  EXPECT_EQ(woken, 2);
+  const auto running = *c.registry.reserve_prefill({}, {}, kStart);
+  c.registry.remove(Side::kPrefill, "p", 1);
+  EXPECT_EQ(woken, 2);
+  c.registry.add(Side::kPrefill, "p", 1, kStart);  // it stays
+  EXPECT_EQ(woken, 3);
+}
 
 TEST(Registry, AnInstanceWhoseBreakerIsOpenIsLeftAloneAndSaysSo) {
   Chosen c({}, 1);
