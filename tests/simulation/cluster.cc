@@ -2,10 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <boost/json/serialize.hpp>
+
 #include <algorithm>
 #include <iterator>
 #include <utility>
 
+#include "api/json.h"
 #include "api/kv_transfer_params.h"
 #include "api/request.h"
 #include "api/response.h"
@@ -41,9 +44,36 @@ serve::ServedModel served_model(const InstanceOptions& options, const model::Mod
   return served;
 }
 
+// Adds what one event of a stream, or a whole answer, says to its choices.
+void read_choices(std::string_view json, std::vector<Said>& said) {
+  const auto object = api::parse_json_object(json);
+  CHECK(object.has_value(), "{}: {}", json, object.error().message);
+  for (const api::json::value& value : object->at("choices").as_array()) {
+    const api::json::object& choice = value.as_object();
+    Said& one = said.at(choice.at("index").to_number<size_t>());
+    CHECK(one.end.empty(), "a choice goes on behind its end: {}", json);
+    one.text += choice.at("text").as_string();
+    if (choice.at("finish_reason").is_null()) continue;
+    one.end = api::json::serialize(choice.at("finish_reason")) + " " +
+              api::json::serialize(choice.at("stop_reason"));
+  }
+}
+
+void read_events(std::string_view events, std::vector<Said>& said) {
+  constexpr std::string_view kData = "data: ";
+  while (!events.empty()) {
+    const size_t end = events.find("\n\n");
+    CHECK(events.starts_with(kData) && end != std::string_view::npos, "not an event: {}", events);
+    const std::string_view data = events.substr(kData.size(), end - kData.size());
+    if (data != "[DONE]") read_choices(data, said);
+    events.remove_prefix(end + 2);
+  }
+}
+
 // Puts another prompt's outcome behind those before it.
 void join(Outcome& next, Outcome& whole) {
   std::ranges::move(next.choices, std::back_inserter(whole.choices));
+  std::ranges::move(next.said, std::back_inserter(whole.said));
   std::ranges::move(next.prompt_logprobs, std::back_inserter(whole.prompt_logprobs));
   if (!whole.error) whole.error = next.error;
   whole.recomputed = whole.recomputed || next.recomputed;
@@ -125,15 +155,32 @@ void Instance::submit_prompt(const api::CompletionRequest& parsed, const api::Pr
   CHECK(why.empty(), "{}", why);
   const uint64_t id = next_request_++;
   request->id = RequestId{id};
+  auto asked = std::make_unique<const api::CompletionRequest>(parsed);
+  auto answer = std::make_unique<serve::Answer>(api::ChunkWriter::Kind::kCompletion, *asked,
+                                                api::ResponseHead{.model = "m"}, served_.tokenizer);
+  if (const auto added = answer->add_prompt(*prompt); !added) return refuse(added.error());
   Open open{.done = std::move(done),
             .reserved = std::move(reserved),
+            .request = std::move(asked),
+            .answer = std::move(answer),
             .outcome = {},
             .params = {},
             .sampling = request->sampling,
             .prompt_tokens = static_cast<uint32_t>(request->prompt.size())};
   open.outcome.choices.resize(request->sampling.n);
+  open.outcome.said.resize(request->sampling.n);
   open_.emplace(id, std::move(open));
   inbox_.push_back(engine::Submit{std::move(*request)});
+}
+
+// As a session does: the tokens that count are those before the text's end, where the engine is told to stop.
+void Instance::take_tokens(Open& open, const engine::TokensEvent& event) {
+  const serve::Answer::Taken taken = open.answer->take(0, event);
+  open.events += open.answer->take_events();
+  auto& tokens = open.outcome.choices.at(event.choice);
+  tokens.insert(tokens.end(), event.tokens.begin(),
+                event.tokens.begin() + static_cast<ptrdiff_t>(taken.tokens));
+  if (taken.hit_stop_string) inbox_.emplace_back(engine::StopChoice{event.request, event.choice});
 }
 
 bool Instance::turn(Time now) {
@@ -154,11 +201,9 @@ void Instance::take(const engine::Answer& answer) {
     open.cached_tokens = event->cached_tokens;
     open.outcome.prompt_logprobs = event->prompt_logprobs;
     open.outcome.recomputed = event->recomputed;
+    open.answer->take(0, *event);
   }
-  if (const auto* event = std::get_if<engine::TokensEvent>(&answer)) {
-    auto& tokens = open.outcome.choices.at(event->choice);
-    tokens.insert(tokens.end(), event->tokens.begin(), event->tokens.end());
-  }
+  if (const auto* event = std::get_if<engine::TokensEvent>(&answer)) take_tokens(open, *event);
   if (const auto* event = std::get_if<engine::HeldEvent>(&answer)) {
     open.params = serve::render_held(
         *event, open.sampling, {.host = "sim", .port = port_, .identity = &served_.identity},
@@ -169,6 +214,13 @@ void Instance::take(const engine::Answer& answer) {
   if (std::holds_alternative<engine::FinishedEvent>(answer) || open.outcome.error) {
     Open ended = std::move(open);
     open_.erase(found);
+    if (ended.outcome.error) {
+      ended.outcome.said.clear();
+    } else if (ended.request->stream) {
+      read_events(ended.events + ended.answer->last_events(), ended.outcome.said);
+    } else {
+      read_choices(ended.answer->take_body(ended.params), ended.outcome.said);
+    }
     ended.done(std::move(ended.outcome), std::move(ended.params));
   }
 }

@@ -1,6 +1,7 @@
-// A whole deployment in one process and one thread: shipped engines, hand-over machines, request building and
-// proxy flows over real models; only the network and the clock are fake. A request goes through it as a JSON
-// body, as a client would send it, and comes out as drawn tokens with their log-probabilities.
+// A whole deployment in one process and one thread: shipped engines, hand-over machines, request building,
+// answers and proxy flows over real models; only the network and the clock are fake. A request goes through
+// it as a JSON body, as a client would send it, and comes out as drawn tokens with their log-probabilities
+// and as the text that a client reads.
 #pragma once
 
 #include <cstdint>
@@ -19,21 +20,32 @@
 #include "router/parts.h"
 #include "router/pull_flow.h"
 #include "router/registry.h"
+#include "serve/answer.h"
 #include "serve/request_builder.h"
 #include "serve/served_model.h"
 #include "transfer/fake/fake_network.h"
 
 namespace baton::simulation {
 
+// One choice as its client reads it, streamed or whole.
+struct Said {
+  std::string text;
+  std::string end;  // finish_reason and stop_reason as JSON, with a blank between
+
+  bool operator==(const Said&) const = default;
+};
+
 // What a client got.
 struct Outcome {
   std::vector<std::vector<engine::DrawnToken>> choices;                  // [prompt x n + i]
+  std::vector<Said> said = {};                                           // beside `choices`
   std::vector<std::optional<engine::PositionLogprobs>> prompt_logprobs;  // prompt after prompt
   std::optional<Error> error;
   bool recomputed = false;  // D computed the prompt because the hand-over failed
 
   bool same_answer(const Outcome& other) const {
-    return choices == other.choices && prompt_logprobs == other.prompt_logprobs && error == other.error;
+    return choices == other.choices && said == other.said && prompt_logprobs == other.prompt_logprobs &&
+           error == other.error;
   }
 };
 
@@ -77,6 +89,9 @@ class Instance {
   struct Open {
     Done done;
     Reserved reserved;
+    std::unique_ptr<const api::CompletionRequest> request;  // which `answer` refers to
+    std::unique_ptr<serve::Answer> answer;
+    std::string events = {};  // of a stream
     Outcome outcome;
     std::string params;
     engine::SamplingParams sampling;
@@ -86,7 +101,7 @@ class Instance {
   void submit_prompt(const api::CompletionRequest& request, const api::Prompt& prompt, Done done,
                      Reserved reserved);
   void take(const engine::Answer& answer);
-  void finish(uint64_t id);
+  void take_tokens(Open& open, const engine::TokensEvent& event);
 
   static uint16_t next_port_;
   InstanceOptions options_;

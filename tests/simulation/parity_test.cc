@@ -1,5 +1,6 @@
 // The parity law: for any request the answer through proxy + 2P + 2D is the same, bit for bit in tokens and
-// log-probabilities, as from one instance, whatever the schedule, the arena, the threads and the network do.
+// log-probabilities and in what its client reads, as from one instance, whatever the schedule, the arena, the
+// threads and the network do.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -58,6 +59,9 @@ class RandomRequests {
     if (chance(30)) body += R"(,"ignore_eos":true)";
     if (chance(30))
       body += fmt::format(R"(,"stop_token_ids":[{},{}])", number(0, vocab_ - 1), number(0, vocab_ - 1));
+    if (chance(30)) body += fmt::format(R"(,"stop":["{}","{}{}"])", letter(), letter(), letter());
+    if (chance(30)) body += R"(,"include_stop_str_in_output":true)";
+    if (!body.contains("prompt_logprobs") && chance(30)) body += R"(,"stream":true)";
     if (chance(20)) body += fmt::format(R"(,"cache_salt":"{}")", number(0, 2));
     if (chance(20)) body += fmt::format(R"(,"priority":{})", number(-2, 2));
     return body + "}";
@@ -67,6 +71,8 @@ class RandomRequests {
   bool chance(int percent) { return number(0, 99) < percent; }
 
  private:
+  // The golden tokenizers' first 64 ids are characters; of those that JSON does not escape.
+  char letter() { return static_cast<char>(number('#', 'Z')); }
   std::vector<int> prompt() {
     const int length = chance(30) ? number(1, 20) : number(1, prompt_max_);
     std::vector<int> tokens;
