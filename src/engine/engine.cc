@@ -40,6 +40,17 @@ Result<void> check_config(const EngineConfig& config, const model::ModelInfo& in
                             limits.batch_tokens_max, limits.seqs_max),
                 "max_num_batched_tokens");
   }
+  // What is recorded of this engine has to be read again.
+  if (limits.batch_tokens_max > kRecordBatchTokensMax) {
+    return fail(Code::kInvalid,
+                fmt::format("max_num_batched_tokens is {}, expected at most {}", limits.batch_tokens_max,
+                            kRecordBatchTokensMax),
+                "max_num_batched_tokens");
+  }
+  if (arena.blocks() > kRecordBlocksMax) {
+    return fail(Code::kInvalid,
+                fmt::format("KV arena: {} blocks, expected at most {}", arena.blocks(), kRecordBlocksMax));
+  }
   if (!(arena.layout() == info.kv_layout)) {
     return fail(Code::kInvalid, fmt::format("KV arena: its layout (block size {}) is not the model's ({})",
                                             arena.layout().block_tokens, info.kv_layout.block_tokens));

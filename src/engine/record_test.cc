@@ -154,6 +154,23 @@ TEST(Record, SaysWhichStepBreaksWhatAnEngineTakesForGranted) {
   }
 }
 
+// A longer step than is read would be recorded in vain.
+TEST(Record, AnEngineThatStartsLeavesARecordThatIsRead) {
+  model::FakeModel model;
+  const auto arena = *kv::KvArena::create(model.info().kv_layout, 4, Incarnation{});
+  EngineConfig config;
+  for (const uint32_t tokens : {kRecordBatchTokensMax, kRecordBatchTokensMax + 1}) {
+    config.limits.batch_tokens_max = tokens;
+    const Result<void> starts = check_config(config, model.info(), *arena);
+    EXPECT_EQ(starts.has_value(), tokens == kRecordBatchTokensMax);
+    Recorder recorder(::testing::TempDir());
+    recorder.start(config, model.info(), arena->blocks());
+    EXPECT_EQ(parse_record(recorder.bytes()).has_value(), starts.has_value());
+    if (!starts)
+      EXPECT_EQ(starts.error().message, "max_num_batched_tokens is 262145, expected at most 262144");
+  }
+}
+
 // Puts `value` where `field_of` of the only step's body stands, and computes the checksum anew.
 std::string error_with(const Record& record, std::span<const std::byte> old,
                        std::span<const std::byte> fresh) {

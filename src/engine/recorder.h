@@ -23,6 +23,7 @@
 #include "base/clock.h"
 #include "base/result.h"
 #include "engine/engine.h"
+#include "kv/sizing.h"
 
 namespace baton::engine {
 
@@ -30,10 +31,10 @@ inline constexpr std::array<char, 8> kRecordMagic = {'B', 'A', 'T', 'O', 'N', 'R
 inline constexpr uint32_t kRecordVersion = 4;
 inline constexpr size_t kRecordBytesMax = size_t{64} << 20;
 
-// Bounds of what is read; no running instance comes near them.
+// Bounds of what is read. No running instance is beyond them: check_config and kv::arena_blocks see to it.
 inline constexpr size_t kRecordFileBytesMax = 4 * kRecordBytesMax;  // the step that filled a record is whole
 inline constexpr size_t kRecordItemsMax = size_t{4} << 20;          // of all inboxes together
-inline constexpr uint32_t kRecordBlocksMax = 16U << 20;
+inline constexpr uint32_t kRecordBlocksMax = kv::kArenaBlocksMax;
 inline constexpr uint32_t kRecordBatchTokensMax = 256 * 1024;
 inline constexpr Time kRecordTimeMax{std::chrono::hours(24 * 365 * 100)};
 

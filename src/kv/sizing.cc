@@ -23,7 +23,7 @@ Result<uint32_t> arena_blocks(const SizingInput& input) {
     const double bytes = static_cast<double>(input.available_bytes) * input.memory_fraction;
     blocks = std::min(static_cast<uint64_t>(bytes) / block_bytes, one * std::max(1U, input.seqs_max));
   }
-  blocks = std::min<uint64_t>(blocks, UINT32_MAX - 1);
+  blocks = std::min<uint64_t>(blocks, kArenaBlocksMax);
   if (blocks < one) {
     return fail(
         Code::kExhausted,

@@ -9,6 +9,8 @@
 
 namespace baton::kv {
 
+inline constexpr uint32_t kArenaBlocksMax = 16U << 20;
+
 struct SizingInput {
   KvLayout layout;
   uint64_t available_bytes = 0;   // of memory, beside weights
@@ -21,8 +23,8 @@ struct SizingInput {
 };
 
 // The smaller of memory_fraction * available_bytes and what seqs_max sequences of model_tokens_max tokens
-// need. kExhausted if that does not hold one sequence of model_tokens_max tokens: names both sizes and the
-// largest length that would fit.
+// need, and never more than kArenaBlocksMax. kExhausted if that does not hold one sequence of
+// model_tokens_max tokens: names both sizes and the largest length that would fit.
 Result<uint32_t> arena_blocks(const SizingInput& input);
 
 }  // namespace baton::kv

@@ -29,8 +29,11 @@ TEST(ArenaBlocks, IsTheSmallerOfMemoryAndNeed) {
   bytes.cache_bytes = 9 * 1024 + 5;
   SizingInput count = bytes;
   count.blocks = 8;
+  SizingInput vast = bytes;
+  vast.cache_bytes = uint64_t{1} << 50;
   for (const Row& row : {Row{"need", input(1 << 20, 4, 100), 28}, Row{"memory", input(40 << 10, 4, 100), 20},
-                         Row{"bytes", bytes, 9}, Row{"count", count, 8}}) {
+                         Row{"bytes", bytes, 9}, Row{"count", count, 8},
+                         Row{"more than are numbered", vast, kArenaBlocksMax}}) {
     const auto blocks = arena_blocks(row.input);
     ASSERT_TRUE(blocks) << row.name << blocks.error().message;
     EXPECT_EQ(*blocks, row.blocks) << row.name;

@@ -97,6 +97,8 @@ TEST(Arguments, EachMistakeHasItsSentence) {
       {{"--scheduling-policy", "lifo"}, "--scheduling-policy: lifo, expected one of fcfs, priority"},
       {{"--enforce-eager=maybe"}, "--enforce-eager: maybe, expected true or false"},
       {{"--block-size", "24"}, "--block-size: 24, expected a multiple of 16"},
+      {{"--max-num-batched-tokens", "262145"},
+       "--max-num-batched-tokens: 262145, expected an integer from 1 to 262144"},
       {{"--max-num-batched-tokens", "4", "--max-num-seqs", "8"},
        "--max-num-batched-tokens: 4, expected at least --max-num-seqs, 8"},
       {{"--data-parallel-rank", "2", "--data-parallel-size", "2"},

@@ -148,7 +148,7 @@ class Binder {
   }
 
   Result<void> bind_engine() {
-    TRY_DO(integer("--max-num-batched-tokens", 1, kTokensMax, options_.max_num_batched_tokens));
+    TRY_DO(integer("--max-num-batched-tokens", 1, kBatchTokensMax, options_.max_num_batched_tokens));
     TRY_DO(integer("--max-num-seqs", 1, kSeqsMax, options_.max_num_seqs));
     TRY_DO(integer("--block-size", 16, 1024, options_.block_size));
     if (options_.block_size % 16 != 0) {

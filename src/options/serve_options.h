@@ -20,6 +20,9 @@ enum class SchedulingPolicy { kFcfs, kPriority };
 enum class KvTransport { kAuto, kLocal, kTcp, kUcx };
 enum class CpuIsa { kAuto, kPortable, kAvx2, kAvx512, kAvx512Bf16 };
 
+// Tokens of one step at most: the bound under which flight records are read again (engine/recorder.h).
+inline constexpr int64_t kBatchTokensMax = 256 * 1024;
+
 struct ServeOptions {
   bool help = false;  // --help: print help_text(serve_command()) and exit 0; nothing below is checked
 

@@ -26,6 +26,7 @@ namespace {
 constexpr uint32_t kLogitRowsMax = 64;
 constexpr uint32_t kSeqsDefault = 128;          // vLLM's default on CPUs
 constexpr uint32_t kBatchTokensDefault = 2048;  // the same
+static_assert(options::kBatchTokensMax == engine::kRecordBatchTokensMax);
 
 // A step has room for every answer in progress: the default of one limit yields to the other, given one.
 uint32_t batch_tokens(const options::ServeOptions& options) {
