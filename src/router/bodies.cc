@@ -241,7 +241,15 @@ Result<ClientBody> read_client_body(Route route, std::string_view body) {
   if (!client.max_tokens) client.max_tokens = read_lax_count(client.members, "max_tokens");
   client.must_call_tool = must_call_tool(client.members);
   client.has_seed = !is_null(client.members.find("seed").value_or(""));
-  client.wants_prompt_logprobs = !is_null(client.members.find("prompt_logprobs").value_or(""));
+  const std::string_view prompt_logprobs = client.members.find("prompt_logprobs").value_or("");
+  client.wants_prompt_logprobs = !is_null(prompt_logprobs);
+  if (client.stream && client.wants_prompt_logprobs) {
+    // Neither P, whose answer is no stream, nor D, which is not asked for them, would see that it is wrong.
+    return fail(
+        Code::kInvalid,
+        fmt::format("prompt_logprobs: {}, expected none when stream is true", prompt_logprobs.substr(0, 64)),
+        "prompt_logprobs");
+  }
   client.choices = std::clamp(read_lax_count(client.members, "n").value_or(1), 1, api::kChoicesPerPromptMax);
   TRY(const bool beams, read_bool(client.members, "use_beam_search"));
   client.choices_are_separable =

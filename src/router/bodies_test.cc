@@ -139,6 +139,18 @@ PrefillAnswer p_answer() {
       std::string(kParams) + "}");
 }
 
+TEST(Bodies, PromptLogprobsOfAStreamAreRefusedAsOneInstanceRefusesThem) {
+  for (const Route route : {Route::kCompletions, Route::kChat}) {
+    const auto refused = read_client_body(route, R"({"stream":true,"prompt_logprobs":1})");
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().message, "prompt_logprobs: 1, expected none when stream is true");
+    EXPECT_EQ(refused.error().param, "prompt_logprobs");
+    EXPECT_TRUE(read_client_body(route, R"({"stream":true,"prompt_logprobs":null})"));
+    EXPECT_TRUE(read_client_body(route, R"({"stream":false,"prompt_logprobs":1})"));
+  }
+  EXPECT_TRUE(read_client_body(Route::kCompletions, R"({"stream":true,"echo":true,"logprobs":1})"));
+}
+
 TEST(Bodies, PsParametersComeOutByteForByte) {
   const auto p = p_answer();
   EXPECT_EQ(p.kv_transfer_params, kParams);

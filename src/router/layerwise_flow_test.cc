@@ -223,11 +223,11 @@ D end => ok
 }
 
 TEST(LayerwiseFlow, DHearsOfTheMetaserverAndPOfThePostWithTheClientsLimits) {
-  Play play(true, Route::kChat, R"({"messages":[],"max_tokens":50,"stream":true,"prompt_logprobs":1})");
+  Play play(true, Route::kChat, R"({"messages":[],"max_tokens":50,"stream":true,"top_logprobs":1})");
   EXPECT_EQ(play.play("start => ask d:1 chatcmpl-id\n"), "start => ask d:1 chatcmpl-id\n");
   EXPECT_EQ(
       play.asked,
-      R"({"messages":[],"max_tokens":50,"stream":true,"prompt_logprobs":1,"kv_transfer_params":)"
+      R"({"messages":[],"max_tokens":50,"stream":true,"top_logprobs":1,"kv_transfer_params":)"
       R"({"do_remote_decode":false,"do_remote_prefill":true,"metaserver":"http://proxy/d:1"},"seed":7})");
   play.play("post chatcmpl-id d:1");
   EXPECT_NE(play.asked.find(R"("stream":false,"max_tokens":1,"min_tokens":1)"), std::string::npos)
