@@ -475,6 +475,9 @@ TEST_F(QueueTest, WhoFindsNoRoomWaitsInOrderAndNobodyOvertakes) {
   EXPECT_EQ(std::get<Wait>(second.on_room(later)).duration, std::chrono::seconds(4));  // woken for nothing
   first.on_client_gone();
   EXPECT_EQ(woken_.front(), 1U);
+  PullFlow& late = flow();  // there is room, for those who wait
+  ASSERT_TRUE(std::holds_alternative<Reply>(late.start(later)));
+  EXPECT_EQ(late.outcome(), "full");
   EXPECT_TRUE(std::holds_alternative<Wait>(third.on_room(later)));
   EXPECT_TRUE(std::holds_alternative<AskPrefill>(second.on_room(later)));
   EXPECT_EQ(woken_.back(), 2U);
