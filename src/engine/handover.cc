@@ -223,7 +223,9 @@ void Engine::landing_failed(ActiveRequest& request, const Error& error) {
   ++stats_.handovers_failed;
   request.wants_landing = false;
   if (config_.landing_failure == LandingFailure::kFail) {
-    fail_request(request, {error.code, "hand-over: " + error.message});
+    // Whatever it was between the instances, the client is not to blame.
+    const Code code = error.code == Code::kTimeout ? Code::kTimeout : Code::kUnavailable;
+    fail_request(request, {code, "hand-over: " + error.message});
     return;
   }
   request.recomputed = true;
