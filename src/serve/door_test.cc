@@ -288,6 +288,23 @@ TEST(Echo, GivesThePromptOfACompletionAndTheBegunMessageOfAChat) {
   EXPECT_EQ(chat(R"([{"role":"user","content":"hi"},{"role":"assistant","content":"so "}])"), "so abc");
 }
 
+// As in vLLM: one token is drawn all the same, and needs its place.
+TEST(Echo, OfAPromptThatFillsTheContextIsRefusedThoughNothingElseIsAskedFor) {
+  Door door;
+  const auto echo = [&](int32_t tokens) {
+    std::string ids = "7";
+    for (int32_t i = 1; i < tokens; ++i) ids += ",7";
+    return door.complete(R"("echo":true,"max_tokens":0,"prompt":[)" + ids + "]");
+  };
+  const Reply whole = echo(kTestModelLen - 1);
+  ASSERT_EQ(whole.status, 200) << whole.body;
+  EXPECT_EQ(whole.whole().at("usage").at("completion_tokens"), 0);
+  const Reply refused = echo(kTestModelLen);
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_EQ(refused.whole().at("error").at("message"),
+            "prompt: 256 tokens, expected fewer than the model's maximum context length of 256 tokens");
+}
+
 TEST(StopString, EndsTheTextAndTheEnginesWork) {
   Door door(says("abcd"));
   const json::value whole = door.complete(R"("prompt":"x","stop":"c")").whole();
