@@ -209,6 +209,7 @@ Awaitable<Result<void>> ResponseWriter::write(std::string_view piece) {
 }
 
 void ResponseWriter::flush() { session_.flush_head(); }
+void ResponseWriter::end() { session_.end_stream(); }
 void ResponseWriter::abort() { session_.truncate(); }
 bool ResponseWriter::started() const { return session_.started(); }
 bool ResponseWriter::hung_up() const { return session_.hung_up(); }

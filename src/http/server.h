@@ -86,6 +86,9 @@ class ResponseWriter {
   // caller: the piece is taken even above outgoing_bytes_max.
   void append(std::string_view piece);
   void flush();  // sends a head that has no piece yet
+  // The stream is whole: its end goes out with the last piece, also when the handler has work left. No piece
+  // follows; without it the stream ends when the handler returns.
+  void end();
   // Ends the connection without the end of the body, so that the client sees that it is not whole.
   void abort();
 

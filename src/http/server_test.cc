@@ -460,6 +460,28 @@ TEST_F(ServerTest, DrainsWhatRunsAndCutsWhatDoesNotEnd) {
   EXPECT_FALSE(net::connect(at_, seconds(1)).has_value()) << "nothing listens any more";
 }
 
+TEST_F(ServerTest, AStreamIsWholeWhenItIsEndedThoughItsHandlerHasWorkLeft) {
+  std::optional<Wake> work;
+  thread_.call([&] { work.emplace(thread_.loop()); });
+  start([&](Request& request, ResponseWriter& writer) -> Awaitable<void> {
+    writer.start_stream(200, kEventStream);
+    writer.append(render_event(request.path()));
+    writer.end();
+    const Result<void> done = co_await work->wait();
+    EXPECT_TRUE(done);
+  });
+  RawClient client(at_);
+  for (const std::string path : {"/first", "/second"}) {
+    client.send("GET " + path + " HTTP/1.1\r\nHost: x\r\n\r\n");
+    const std::string answer = client.read_until("0\r\n\r\n");
+    EXPECT_TRUE(answer.ends_with(path + "\n\n\r\n0\r\n\r\n")) << answer;
+    thread_.call([&] { work->notify(); });
+  }
+  client.close();
+  thread_.call([&] { server_.reset(); });
+  thread_.call([&] { work.reset(); });
+}
+
 TEST_F(ServerTest, OutlivesAHandlerThatThrows) {
   start([&](Request& request, ResponseWriter& writer) -> Awaitable<void> {
     if (request.path() == "/stream") writer.start_stream(200, kEventStream);

@@ -229,6 +229,7 @@ Awaitable<void> Session::call_handler() {
   request.peer = peer_;
   answer_ = Answer::kNone;
   truncated_ = false;
+  ended_ = false;
   is_head_request_ = request.method == "HEAD";
   close_after_answer_ = !request.keep_alive || server_->draining;
   ++server_->counters.requests;
@@ -248,7 +249,7 @@ void Session::finish_answer() {
   if (answer_ == Answer::kNone) send_error(500, "the request was not answered");
   if (answer_ == Answer::kStream) {
     release_head();
-    if (chunked_ && !truncated_ && !is_head_request_) output_.tail() += kLastChunk;
+    if (!truncated_) end_stream();
     if (!chunked_ || truncated_) close_after_answer_ = true;
   }
   schedule_flush();
@@ -335,7 +336,7 @@ void Session::start_stream(int status, std::string_view content_type, const Head
 }
 
 void Session::append_piece(std::string_view piece) {
-  CHECK(answer_ == Answer::kStream, "a piece without a stream");
+  CHECK(answer_ == Answer::kStream && !ended_, "a piece without a stream");
   if (hung_up_ || piece.empty()) return;
   release_head();
   if (is_head_request_) return;
@@ -346,6 +347,14 @@ void Session::append_piece(std::string_view piece) {
   }
   to += piece;
   if (chunked_) to += "\r\n";
+  schedule_flush();
+}
+
+void Session::end_stream() {
+  CHECK(answer_ == Answer::kStream, "the end of no stream");
+  if (hung_up_ || std::exchange(ended_, true)) return;
+  release_head();
+  if (chunked_ && !is_head_request_) output_.tail() += kLastChunk;
   schedule_flush();
 }
 

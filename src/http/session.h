@@ -33,6 +33,7 @@ class Session final : public std::enable_shared_from_this<Session>, public TurnE
   void send_error(int status, std::string_view message);
   void start_stream(int status, std::string_view content_type, const Headers* headers);
   void append_piece(std::string_view piece);
+  void end_stream();
   void flush_head();
   void truncate();
   Awaitable<Result<void>> wait_for_room();
@@ -104,6 +105,7 @@ class Session final : public std::enable_shared_from_this<Session>, public TurnE
   bool read_paused_ = false;
   bool chunked_ = false;
   bool truncated_ = false;
+  bool ended_ = false;  // the stream's last piece was taken
   bool close_after_answer_ = false;
   bool is_head_request_ = false;
   bool continue_sent_ = false;

@@ -197,6 +197,7 @@ void PartedSession::finish() {
     if (!writer_.started()) writer_.start_stream(200, answer_headers(request_, id_, kEventStream));
     parts_.append_end(out_);
     writer_.append(out_);
+    writer_.end();
     return;
   }
   const router::Reply reply = parts_.reply();

@@ -31,7 +31,10 @@ class Direct final : public Receiver {
     }
     return writer_.write(events);
   }
-  void end(std::string_view events) override { writer_.append(events); }
+  void end(std::string_view events) override {
+    writer_.append(events);
+    writer_.end();
+  }
   void reply(router::Reply reply) override { send(writer_, headers(reply.content_type), reply); }
   void split() override { must_split_ = true; }
 
