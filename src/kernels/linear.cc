@@ -50,8 +50,10 @@ Cut cut(const Linear& p, size_t threads) {
   if (p.x.rows == 0 || p.weight.rows == 0) return {};
   Cut c;
   const size_t row_bytes = std::max<size_t>(1, p.weight.cols * size_of(p.weight.dtype));
-  const size_t fitting = std::max(kTaskWeightBytes / row_bytes, kTileColumns) / kTileColumns * kTileColumns;
-  c.columns = std::min(fitting, round_up(p.weight.rows, kTileColumns));
+  const bool panels = p.x.dtype == DType::kBf16 && p.x.rows >= kPanelRowsSliced;
+  const size_t unit = panels ? kPanelColumns : kTileColumns;
+  const size_t fitting = std::max(kTaskWeightBytes / row_bytes, unit) / unit * unit;
+  c.columns = std::min(fitting, round_up(p.weight.rows, unit));
   c.column_blocks = (p.weight.rows + c.columns - 1) / c.columns;
   c.rows = p.x.rows;
   c.row_blocks = 1;

@@ -20,6 +20,7 @@ struct Avx2Lanes {
   using Pairs = I;
 
   // One column: halves of bf16 pairs need registers of their own.
+  static constexpr bool kPacksPanels = false;
   static constexpr size_t kTileRows = 4, kTileCols = 1;
   static constexpr size_t kPanelRows = 3, kPanelVecs = 1;
 

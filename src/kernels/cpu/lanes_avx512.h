@@ -16,6 +16,7 @@ struct Avx512Lanes {
 
   static constexpr size_t kTileRows = 6, kTileCols = 4;
   static constexpr size_t kPanelRows = 6, kPanelVecs = 4;
+  static constexpr bool kPacksPanels = true;
 
   static __mmask16 mask(size_t n) { return static_cast<__mmask16>((1U << n) - 1U); }
 
@@ -55,7 +56,11 @@ struct Avx512Lanes {
     return _mm512_maskz_loadu_epi16((1U << n) - 1U, p);
   }
   static void store_words(uint32_t* p, Pairs a) { _mm512_storeu_si512(p, a); }
-  static Pairs splat_pair(const uint32_t* p) { return _mm512_set1_epi32(static_cast<int>(*p)); }
+  static Pairs splat_pair(const void* p) {
+    int pair;
+    __builtin_memcpy(&pair, p, sizeof pair);
+    return _mm512_set1_epi32(pair);
+  }
   // out[i] = (even[i], odd[i]) for n elements, a multiple of 16.
   static void join_rows(const uint16_t* even, const uint16_t* odd, size_t n, uint32_t* out) {
     // Places of a result: element 0 of a, of b, element 1 of a, ...; b's elements count from 32.

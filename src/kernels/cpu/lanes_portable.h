@@ -18,6 +18,7 @@ struct PortableLanes {
   };
   using Pairs = I;  // 16 x (even element low, odd element high)
 
+  static constexpr bool kPacksPanels = false;
   static constexpr size_t kTileRows = 2, kTileCols = 2;    // of a product
   static constexpr size_t kPanelRows = 2, kPanelVecs = 2;  // of attention
 

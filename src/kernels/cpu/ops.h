@@ -26,6 +26,14 @@ struct ProductBlock {
   size_t rows, cols, k, slices;
 };
 
+// bf16 products of many rows pack their weights kPanelColumns columns at a time (cpu/product_panel.h): a
+// block should be a multiple of them wide. From how many rows on that is worth it depends on the slices,
+// whose sums cost an unpacked product more.
+inline constexpr size_t kPanelColumns = 32;
+inline constexpr size_t kPanelRowsSliced = 48;
+inline constexpr size_t kPanelRowsWhole = 96;
+inline constexpr size_t kPanelBytesMax = 512 * 1024;
+
 // State of the online softmax of `vectors` query vectors: m, l [vectors], o [vectors, head_dim].
 struct SoftmaxState {
   float* m;

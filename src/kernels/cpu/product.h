@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/cpu/ops.h"
+#include "kernels/cpu/product_panel.h"
 
 namespace baton::kernels {
 namespace {
@@ -407,8 +408,24 @@ void product_of(const ProductBlock& b) {
 }
 
 template <class L>
+void bf16_product(ProductBlock b) {
+  if constexpr (L::kPacksPanels) {
+    while (fits_panels<L>(b)) {
+      const size_t done = panel_product<L>(b);
+      b.w = static_cast<const uint16_t*>(b.w) + done * b.w_stride;
+      b.y = static_cast<std::byte*>(b.y) + done * (b.y_type == DType::kF32 ? 4 : 2);
+      if (b.bias != nullptr)
+        b.bias = static_cast<const std::byte*>(b.bias) + done * (b.bias_type == DType::kF32 ? 4 : 2);
+      b.cols -= done;
+    }
+    if (b.cols == 0) return;
+  }
+  product_of<L, Bf16Run<L>>(b);
+}
+
+template <class L>
 void product(const ProductBlock& b) {
-  if (b.x_type == DType::kBf16) return product_of<L, Bf16Run<L>>(b);
+  if (b.x_type == DType::kBf16) return bf16_product<L>(b);
   if (b.w_type == DType::kF32) return product_of<L, F32Run<L, F32Weight>>(b);
   if (b.w_type == DType::kBf16) return product_of<L, F32Run<L, Bf16Weight>>(b);
   return product_of<L, F32Run<L, F16Weight>>(b);
