@@ -114,22 +114,34 @@ const std::byte* group_key(const AttendBlock& b, size_t position, size_t element
          position % b.block_size * b.head_dim * element_size;
 }
 
-// The same position group of the next tile, or this one's when no row wants the next: what the caches are
-// asked for while this one is read, in small portions, as more would wait for each other.
-template <class L>
-void prefetch_bytes(const std::byte* from, size_t n) {
-  for (size_t i = 0; i < n; i += 64) L::prefetch_far(from + i);
-}
-const std::byte* next_group_key(const AttendBlock& b, size_t position, size_t element_size) {
-  const size_t next = position + kTileTokens;
-  const bool wanted = next < b.end && next <= b.first_position + b.rows - 1;
-  return group_key(b, wanted ? next : position, element_size);
-}
+// What the caches are asked for while a tile is read: K and V of the next one, also of the next span. Its
+// position groups are mostly pages of their own, and are asked for side by side in small portions: each is a
+// stream of its own to the prefetchers of the hardware, and more at once would wait for each other.
+struct NextGroups {
+  static constexpr size_t kGroups = kTileTokens / kBlockTokens;
+  const std::byte* keys[kGroups];
+
+  // Where no row wants a group, one of this tile stands in.
+  NextGroups(const AttendBlock& b, size_t first, size_t element_size) {
+    const size_t last = b.first_position + b.rows - 1;
+    for (size_t i = 0; i < kGroups; ++i) {
+      const size_t next = first + kTileTokens + i * kBlockTokens;
+      keys[i] = group_key(b, next <= last ? next : first, element_size);
+    }
+  }
+  // Bytes [from, from + n) of each group, counted from its K or V.
+  template <class L>
+  void prefetch(size_t from, size_t n) const {
+    for (const std::byte* key : keys) {
+      for (size_t i = 0; i < n; i += 64) L::prefetch_far(key + from + i);
+    }
+  }
+};
 
 // K of the tile's `count` positions, transposed; lanes of positions that are not there hold zeros or what
 // lies behind.
 template <class L, class Words>
-void load_keys(const AttendBlock& b, size_t first, size_t count, AttendMemory& m) {
+void load_keys(const AttendBlock& b, size_t first, size_t count, const NextGroups& next, AttendMemory& m) {
   constexpr size_t kElement = 4 / Words::kPerWord;
   const size_t words = b.head_dim / Words::kPerWord;
   for (size_t t = 0; t < kTileTokens; t += kBlockTokens) {
@@ -138,12 +150,11 @@ void load_keys(const AttendBlock& b, size_t first, size_t count, AttendMemory& m
         L::store(reinterpret_cast<float*>(m.keys + w * kTileTokens + t), L::zero());
       continue;
     }
-    const std::byte* next = next_group_key(b, first + t, kElement);
     const uint32_t* base = reinterpret_cast<const uint32_t*>(group_key(b, first + t, kElement));
     const uint32_t* rows[kBlockTokens];
     for (size_t w = 0; w < words; w += kBlockTokens) {
       const size_t n = words - w < kBlockTokens ? words - w : kBlockTokens;
-      prefetch_bytes<L>(next + w * kBlockTokens * 4, n * kBlockTokens * 4);
+      next.prefetch<L>(t * words + w * kBlockTokens, n * kBlockTokens);
       // Behind the last position the row of the last one stands in: those lanes are selected away.
       for (size_t i = 0; i < kBlockTokens; ++i) {
         rows[i] = base + (t + i < count ? i : count - 1 - t) * words + w;
@@ -155,16 +166,16 @@ void load_keys(const AttendBlock& b, size_t first, size_t count, AttendMemory& m
 
 // V of the tile's `count` positions; bf16: positions joined in pairs, a missing odd one as zero.
 template <class L, class Words>
-void load_values(const AttendBlock& b, size_t first, size_t count, AttendMemory& m) {
+void load_values(const AttendBlock& b, size_t first, size_t count, const NextGroups& next, AttendMemory& m) {
   constexpr size_t kElement = 4 / Words::kPerWord;
   static constexpr uint16_t kNone[kDimMax] = {};
   for (size_t group = 0; group < count; group += kBlockTokens) {
-    const std::byte* next = next_group_key(b, first + group, kElement) + b.value_offset;
     const std::byte* base = group_key(b, first + group, kElement) + b.value_offset;
     for (size_t t = group; t < count && t < group + kBlockTokens; t += Words::kPerWord) {
       const size_t at = (t - group) * b.head_dim * kElement;
       uint32_t* out = m.values + t / Words::kPerWord * b.head_dim;
-      prefetch_bytes<L>(next + at, Words::kPerWord * b.head_dim * kElement);
+      const size_t share = b.head_dim * kElement / NextGroups::kGroups;
+      next.prefetch<L>(b.value_offset + t * share, Words::kPerWord * share);
       if constexpr (Words::kPerWord == 1) {
         __builtin_memcpy(out, base + at, b.head_dim * 4);
       } else {
@@ -247,7 +258,8 @@ void attend_tile(const AttendBlock& b, size_t first, AttendMemory& m, const Soft
   const size_t full_row = b.first_position >= end_of_tile ? 0 : end_of_tile - b.first_position;
   const size_t full = full_row < b.rows ? full_row * b.group : vectors;
 
-  load_keys<L, Words>(b, first, count, m);
+  const NextGroups next(b, first, 4 / Words::kPerWord);
+  load_keys<L, Words>(b, first, count, next, m);
   const size_t words = b.head_dim / Words::kPerWord;
   const Panel scores{.a = m.q + begin * words,
                      .a_stride = words,
@@ -258,7 +270,7 @@ void attend_tile(const AttendBlock& b, size_t first, AttendMemory& m, const Soft
                      .steps = words,
                      .accumulate = false};
   panel<L, Words>(scores, vectors - begin, kTileTokens / 16);
-  load_values<L, Words>(b, first, count, m);
+  load_values<L, Words>(b, first, count, next, m);
   for (size_t v = begin; v < full; ++v) {
     const size_t valid = b.first_position + v / b.group - first + 1;
     soften<L, Words>(b, m, state, v, valid);
