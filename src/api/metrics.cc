@@ -85,6 +85,12 @@ void append_by(Exposition& text, const Labels& labels, std::string_view label,
   }
 }
 
+void append_spans(Exposition& text, const Labels& labels, const SpanCounts& spans) {
+  text.family("baton:otlp_spans_total", Type::kCounter, "Spans for --otlp-traces-endpoint, by outcome.");
+  text.sample(with(labels, "outcome", "exported"), static_cast<double>(spans.exported));
+  text.sample(with(labels, "outcome", "dropped"), static_cast<double>(spans.dropped));
+}
+
 double number(uint64_t count) { return static_cast<double>(count); }
 double number(int64_t count) { return static_cast<double>(count); }
 
@@ -148,8 +154,18 @@ void append_own(Exposition& text, const Labels& labels, const ServeMetrics& m) {
   append_by(text, labels, "outcome", m.handovers);
   const Distribution distributions[] = {
       {"baton:handover_seconds", "From the Landing to Done.", m.handover_time_s},
+      {"baton:handover_exposed_seconds", "Of a hand-over, what nothing else hides.", m.handover_exposed_s},
+      {"baton:handover_hidden_seconds", "Of a layer-wise hand-over, what the prefill hides.",
+       m.handover_hidden_s},
   };
   append_distributions(text, labels, distributions);
+  text.family("baton:request_phase_seconds", Type::kHistogram,
+              "What requests spent in each phase; the phases of one add up to its e2e latency.");
+  for (size_t i = 0; i < m.phase_s.size(); ++i) {
+    const auto phase = static_cast<Phase>(i);
+    text.histogram(with(labels, "phase", std::string(phase_name(phase))), m.phase_s[i]);
+  }
+  append_spans(text, labels, m.spans);
 }
 
 }  // namespace
@@ -255,6 +271,7 @@ std::string render_metrics(const ProxyMetrics& metrics) {
       {"baton:proxy_e2e_seconds", "Arrival to the last byte of the answer.", metrics.e2e_latency_s},
   };
   append_distributions(text, {}, distributions);
+  append_spans(text, {}, metrics.spans);
   return text.take();
 }
 

@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/timeline.h"
+
 namespace baton::api {
 
 // Cumulative in its text, plain counts per bucket in memory.
@@ -61,6 +63,12 @@ class Exposition {
 
 inline constexpr std::string_view kMetricsContentType = "text/plain; version=0.0.4; charset=utf-8";
 
+// What became of the spans that were made for --otlp-traces-endpoint.
+struct SpanCounts {
+  uint64_t exported = 0;
+  uint64_t dropped = 0;  // the collector was slow, away or refused them
+};
+
 // One engine instance. Owned by the io thread of `baton serve`.
 struct ServeMetrics {
   std::string model_name = {};
@@ -100,6 +108,11 @@ struct ServeMetrics {
   std::map<std::string, uint64_t, std::less<>>
       handovers;  // by outcome: done, aborted, expired, refused, failed
   Histogram handover_time_s{first_token_buckets_s()};
+  Histogram handover_exposed_s{first_token_buckets_s()};
+  Histogram handover_hidden_s{first_token_buckets_s()};
+  // By base/timeline.h's phases: what each request spent there. Together they are e2e_latency_s.
+  std::vector<Histogram> phase_s{kPhases, Histogram(first_token_buckets_s())};
+  SpanCounts spans;
 };
 std::string render_metrics(const ServeMetrics& metrics);
 
@@ -123,6 +136,7 @@ struct ProxyMetrics {
   Histogram time_to_first_byte_s{first_token_buckets_s()};
   Histogram prefill_time_s{request_latency_buckets_s()};
   Histogram e2e_latency_s{request_latency_buckets_s()};
+  SpanCounts spans = {};
 };
 std::string render_metrics(const ProxyMetrics& metrics);
 

@@ -97,6 +97,7 @@ struct CommonRequest {
   bool continuous_usage_stats = false;  // stream_options.continuous_usage_stats: usage in every chunk
   bool return_token_ids = false;
   bool return_tokens_as_token_ids = false;  // logprobs name tokens "token_id:N"
+  bool timings = false;                     // the answer says where its time went (api/timings.h)
   bool echo = false;
   std::string cache_salt = {};  // empty: none
   int32_t priority = 0;         // lower is served first

@@ -55,6 +55,7 @@ constexpr auto kCommonSwitches = std::to_array<CommonSwitchField>({
     {"echo", &CommonRequest::echo},
     {"return_token_ids", &CommonRequest::return_token_ids},
     {"return_tokens_as_token_ids", &CommonRequest::return_tokens_as_token_ids},
+    {"timings", &CommonRequest::timings},
 });
 
 struct TextField {

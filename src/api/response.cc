@@ -192,11 +192,16 @@ std::string opening(const ResponseHead& head, std::string_view object) {
   return out;
 }
 
-void close_whole(std::string& out, const Usage& usage, std::string_view kv_transfer_params) {
+void close_whole(std::string& out, const Usage& usage, std::string_view kv_transfer_params,
+                 std::string_view timings) {
   append_key(out, "usage");
   append_usage_object(out, usage);
   append_key(out, "kv_transfer_params");
   out += kv_transfer_params.empty() ? "null" : kv_transfer_params;
+  if (!timings.empty()) {
+    append_key(out, "timings");
+    out += timings;
+  }
   out += '}';
 }
 
@@ -225,7 +230,7 @@ std::string completion_id(std::string_view request_id) { return fmt::format("cmp
 std::string chat_id(std::string_view request_id) { return fmt::format("chatcmpl-{}", request_id); }
 
 std::string render_completion(const ResponseHead& head, std::span<const Choice> choices, const Usage& usage,
-                              std::string_view kv_transfer_params) {
+                              std::string_view kv_transfer_params, std::string_view timings) {
   std::string out = opening(head, "text_completion");
   for (const Choice& choice : choices) {
     if (&choice != choices.data()) out += ',';
@@ -250,12 +255,12 @@ std::string render_completion(const ResponseHead& head, std::span<const Choice> 
     out += '}';
   }
   out += ']';
-  close_whole(out, usage, kv_transfer_params);
+  close_whole(out, usage, kv_transfer_params, timings);
   return out;
 }
 
 std::string render_chat(const ResponseHead& head, std::span<const Choice> choices, const Usage& usage,
-                        std::string_view kv_transfer_params) {
+                        std::string_view kv_transfer_params, std::string_view timings) {
   std::string out = opening(head, "chat.completion");
   for (const Choice& choice : choices) {
     if (&choice != choices.data()) out += ',';
@@ -284,7 +289,7 @@ std::string render_chat(const ResponseHead& head, std::span<const Choice> choice
     append_prompt_logprobs(out, *first->prompt_logprobs);
   }
   if (first != nullptr) append_token_ids(out, "prompt_token_ids", first->prompt_token_ids);
-  close_whole(out, usage, kv_transfer_params);
+  close_whole(out, usage, kv_transfer_params, timings);
   return out;
 }
 
@@ -346,6 +351,18 @@ void ChunkWriter::append_usage(std::string& out, const Usage& usage) const {
   out += prefix_;
   out += "],\"usage\":";
   append_usage_object(out, usage);
+  out += "}\n\n";
+}
+
+void ChunkWriter::append_timings(std::string& out, std::string_view timings, const Usage* usage) const {
+  out += prefix_;
+  out += ']';
+  if (usage != nullptr) {
+    append_key(out, "usage");
+    append_usage_object(out, *usage);
+  }
+  append_key(out, "timings");
+  out += timings;
   out += "}\n\n";
 }
 

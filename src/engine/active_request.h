@@ -61,11 +61,9 @@ struct ActiveRequest {
   Time submitted;
   Time since;  // of the stage
   std::optional<Time> first_scheduled;
-  std::optional<Time> landing_sent;
-  std::optional<Time> landed_at;
-  std::optional<Time> prompt_done;
-  std::optional<Time> first_token;
-  RequestTimings timings;
+  std::optional<Time> first_announced;  // P, layer-wise: its first layer, by the lent clock
+  Timeline timeline;
+  Duration handover_hidden{0};
   uint32_t output_tokens = 0;
 
   uint32_t prompt_size() const { return static_cast<uint32_t>(request.prompt.size()); }

@@ -312,8 +312,10 @@ void request_part(A& a, T& x) {
   } else if constexpr (Same<T, Request>) {
     FIELDS(a, x.id, x.external_id, x.prompt, x.sampling, x.priority, x.cache_salt, x.deadline, x.hold,
            x.remote_landing, x.remote, x.transfer);
-  } else if constexpr (Same<T, RequestTimings>) {
-    FIELDS(a, x.queue, x.prefill, x.handover, x.decode);
+  } else if constexpr (Same<T, Timeline>) {
+    FIELDS(a, x.boundaries(), x.ended_at());
+  } else if constexpr (Same<T, Timeline::Boundary>) {
+    FIELDS(a, x.phase, x.since);
   } else {
     static_assert(!sizeof(T), "no field list");
   }
@@ -384,9 +386,9 @@ void answer_part(A& a, T& x) {
   } else if constexpr (Same<T, ReservedEvent>) {
     FIELDS(a, x.request, x.transfer, x.blocks, x.tokens, x.tokens_present, x.prompt_hash);
   } else if constexpr (Same<T, FinishedEvent>) {
-    FIELDS(a, x.request, x.output_tokens, x.timings);
+    FIELDS(a, x.request, x.output_tokens, x.timeline);
   } else if constexpr (Same<T, FailedEvent>) {
-    FIELDS(a, x.request, x.error);
+    FIELDS(a, x.request, x.error, x.timeline);
   } else {
     inbox_part(a, x);
   }

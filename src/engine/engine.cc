@@ -98,6 +98,7 @@ Outbox Engine::step(std::vector<Inbox> inbox, Time now) {
   Plan plan = scheduler_.plan(requests_, now);
   stats_.preemptions += plan.preempted;
   stats_.prefix_hits += plan.prefix_hits;
+  note_phases(plan);
   for (ActiveRequest* request : plan.landings) land(*request);
   if (!plan.rows.empty()) run(plan);
   has_work_ = !plan.rows.empty() || plan.preempted > 0 || !plan.landings.empty();
@@ -137,6 +138,8 @@ void Engine::queue(Request request) {
   const bool by_priority = config_.limits.policy == SchedulingPolicy::kPriority;
   active->rank = {.priority = by_priority ? active->request.priority : 0, .arrival = next_arrival_++};
   active->submitted = active->since = now_;
+  const bool needs_peer = active->request.remote || active->request.remote_landing;
+  active->timeline = Timeline(needs_peer ? Phase::kReserve : Phase::kQueue, now_);
   const SamplingParams& params = active->request.sampling;
   active->sequences.reserve(params.n);
   active->sequences.emplace_back().tokens = active->request.prompt;
@@ -165,7 +168,7 @@ void Engine::take(StopChoice& item) {
   if (request == nullptr || item.choice >= request->sequences.size()) return;
   Sequence& sequence = request->sequences[item.choice];
   if (request->stage != Stage::kAnswer || sequence.done) return;
-  close(*request, sequence);
+  close(sequence);
   end_if_done(*request);
 }
 
@@ -201,6 +204,21 @@ struct Engine::LogitRow {
   bool for_prompt = false;
   bool for_draw = false;
 };
+
+// What the time of the planned and of the preempted goes to from this step on.
+void Engine::note_phases(const Plan& plan) {
+  for (const auto& [request, sequence, rows] : plan.rows) {
+    if (request->stage == Stage::kPrompt) request->timeline.enter(Phase::kPrefill, now_);
+    const bool is_decode = request->stage == Stage::kAnswer && sequence->missing() == 1;
+    if (is_decode) request->timeline.enter(Phase::kDecode, now_);
+  }
+  if (plan.preempted == 0) return;
+  for (const auto& [rank, request] : requests_) {
+    const bool stands_still = std::ranges::none_of(request->sequences, &Sequence::admitted);
+    const bool had_begun = request->stage == Stage::kQueued || request->stage == Stage::kAnswer;
+    if (request->preempted && had_begun && stands_still) request->timeline.enter(Phase::kPreempted, now_);
+  }
+}
 
 std::vector<Engine::LogitRow> Engine::fill_batch(const Plan& plan, BatchRows& batch) const {
   std::vector<LogitRow> wanted;
@@ -331,7 +349,6 @@ ActiveRequest* Engine::find(RequestId id) {
 }
 
 void Engine::end_prompt(ActiveRequest& request) {
-  request.prompt_done = after_;
   PromptEvent event{.request = request.request.id,
                     .cached_tokens = request.cached_tokens,
                     .remote = request.landed,
@@ -345,7 +362,8 @@ void Engine::end_prompt(ActiveRequest& request) {
 void Engine::give_first_tokens(ActiveRequest& request, std::vector<DrawnToken> tokens) {
   CHECK(tokens.size() == request.request.sampling.n, "{} first tokens", tokens.size());
   request.stage = Stage::kAnswer;
-  request.since = request.first_token.emplace(after_);
+  request.since = after_;
+  request.timeline.enter(Phase::kDecodeWait, after_);
   Sequence& leader = request.sequences.front();
   CHECK(leader.computed == request.prompt_size(), "{} positions computed", leader.computed);
   for (uint32_t choice = 1; choice < tokens.size(); ++choice) {
@@ -368,7 +386,7 @@ void Engine::give_first_tokens(ActiveRequest& request, std::vector<DrawnToken> t
   if (fills) finish_filling(request, kept, tokens);
   if (hold_blocks && (more || fills)) {
     for (Sequence& sequence : request.sequences) {
-      if (!sequence.done) close(request, sequence);
+      if (!sequence.done) close(sequence);
     }
     if (!fills) hold(request, std::move(kept), std::move(tokens));
   } else {
@@ -395,24 +413,23 @@ void Engine::append(ActiveRequest& request, Sequence& sequence, DrawnToken& draw
   if (!drawn.finish && (answer >= params.max_tokens || sequence.size() >= model_tokens_max_)) {
     drawn.finish = FinishReason::kLength;
   }
-  if (drawn.finish) close(request, sequence);
+  if (drawn.finish) close(sequence);
 }
 
-void Engine::close(ActiveRequest& request, Sequence& sequence) {
+void Engine::close(Sequence& sequence) {
   cache_.release(sequence.table);
   sequence.done = true;
   sequence.admitted = false;
-  request.timings.decode = std::max(request.timings.decode, after_ - request.first_token.value_or(after_));
 }
 
 void Engine::end_if_done(ActiveRequest& request) {
   if (request.stage != Stage::kAnswer) return;
   if (!std::ranges::all_of(request.sequences, &Sequence::done)) return;
-  const Time scheduled = request.first_scheduled.value_or(after_);
-  const Time prompt_done = request.prompt_done.value_or(after_);
-  request.timings.queue = scheduled - request.submitted;
-  request.timings.prefill = prompt_done - request.landed_at.value_or(scheduled);
-  out_.answers.push_back(FinishedEvent{request.request.id, request.output_tokens, request.timings});
+  request.timeline.end(after_);
+  out_.answers.push_back(FinishedEvent{.request = request.request.id,
+                                       .output_tokens = request.output_tokens,
+                                       .timeline = std::move(request.timeline),
+                                       .handover_hidden = request.handover_hidden});
   forget(request);
 }
 
@@ -422,7 +439,8 @@ void Engine::fail_request(ActiveRequest& request, Error error, bool suspect_bloc
   for (Sequence& sequence : request.sequences) {
     suspect_blocks ? cache_.discard(sequence.table) : cache_.release(sequence.table);
   }
-  out_.answers.push_back(FailedEvent{request.request.id, std::move(error)});
+  request.timeline.end(after_);
+  out_.answers.push_back(FailedEvent{request.request.id, std::move(error), std::move(request.timeline)});
   forget(request);
 }
 

@@ -152,6 +152,7 @@ class Engine {
   void expire();
 
   // pass
+  void note_phases(const Plan& plan);
   std::vector<LogitRow> fill_batch(const Plan& plan, BatchRows& batch) const;
   void run(const Plan& plan);
   void read_row(const PlannedRows& rows, const LogitRow& row, std::span<const float> logits, Drawn& result);
@@ -164,7 +165,7 @@ class Engine {
   void end_prompt(ActiveRequest& request);
   void give_first_tokens(ActiveRequest& request, std::vector<DrawnToken> tokens);
   void append(ActiveRequest& request, Sequence& sequence, DrawnToken& drawn);
-  void close(ActiveRequest& request, Sequence& sequence);
+  void close(Sequence& sequence);
   void end_if_done(ActiveRequest& request);
   void fail_request(ActiveRequest& request, Error error, bool suspect_blocks = false);
   void forget(const ActiveRequest& request);
@@ -201,10 +202,11 @@ class Engine {
   transfer::Target target_;
 
   ActiveRequests requests_;
-  std::unordered_map<uint64_t, Rank> ranks_;      // RequestId → where it is; never iterated
-  std::set<HandoverId> held_;                     // P: not yet given back by source_
-  std::map<HandoverId, RequestId> fillings_;      // P, layer-wise: of living requests, promised or filling
-  std::map<TransferId, RequestId> landings_;      // D: of living requests, from Submit to the outcome
+  std::unordered_map<uint64_t, Rank> ranks_;  // RequestId → where it is; never iterated
+  std::set<HandoverId> held_;                 // P: not yet given back by source_
+  std::map<HandoverId, RequestId> fillings_;  // P, layer-wise: of living requests, promised or filling
+  std::map<HandoverId, Time> filled_;         // P, layer-wise: of held ones, when all layers were computed
+  std::map<TransferId, RequestId> landings_;  // D: of living requests, from Submit to the outcome
   std::map<TransferId, kv::BlockTable> parting_;  // D: of ended ones; a peer may still store into these
   uint64_t next_arrival_ = 0;
   bool draining_ = false;

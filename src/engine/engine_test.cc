@@ -24,6 +24,7 @@ struct Seen {
   bool finished = false;
   std::optional<Error> error;
   std::optional<HeldEvent> held;
+  Timeline timeline;
 };
 
 struct Rig {
@@ -61,8 +62,19 @@ struct Rig {
       for (const DrawnToken& token : tokens->tokens) one.choices[tokens->choice].push_back(token);
     }
     if (const auto* held = std::get_if<HeldEvent>(&answer)) one.held = *held;
-    if (const auto* failed = std::get_if<FailedEvent>(&answer)) one.error = failed->error;
-    one.finished = std::holds_alternative<FinishedEvent>(answer);
+    if (const auto* failed = std::get_if<FailedEvent>(&answer)) {
+      one.error = failed->error;
+      one.timeline = failed->timeline;
+    }
+    if (const auto* finished = std::get_if<FinishedEvent>(&answer)) {
+      one.finished = true;
+      one.timeline = finished->timeline;
+      ASSERT_TRUE(one.timeline.has_ended());
+    }
+    if (!one.timeline.has_begun()) return;
+    Duration sum{0};
+    for (const auto& [phase, took] : one.timeline.parts()) sum += took;
+    EXPECT_EQ(sum, one.timeline.total());
   }
   void run() {
     for (int i = 0; i < 20000 && engine->has_work(); ++i) step();

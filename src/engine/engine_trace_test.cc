@@ -77,6 +77,7 @@ struct Seen {
   std::optional<ReservedEvent> reserved;
   bool finished = false;
   std::optional<Error> error;
+  Timeline timeline;
 
   size_t tokens() const {
     size_t count = 0;
@@ -326,7 +327,11 @@ class Trace {
     if (const auto* prompt = std::get_if<PromptEvent>(&answer)) one.prompt = *prompt;
     if (const auto* held = std::get_if<HeldEvent>(&answer)) one.held = *held;
     if (const auto* reserved = std::get_if<ReservedEvent>(&answer)) one.reserved = *reserved;
-    if (const auto* failed = std::get_if<FailedEvent>(&answer)) one.error = failed->error;
+    if (const auto* failed = std::get_if<FailedEvent>(&answer)) {
+      one.error = failed->error;
+      one.timeline = failed->timeline;
+    }
+    if (const auto* finished = std::get_if<FinishedEvent>(&answer)) one.timeline = finished->timeline;
     if (const auto* tokens = std::get_if<TokensEvent>(&answer)) {
       for (const DrawnToken& token : tokens->tokens) one.choices[tokens->choice].push_back(token);
     }
@@ -380,6 +385,7 @@ class Trace {
     }
     if (key == "drawn") return is_as_defined(one) ? "as_defined" : "otherwise";
     if (key == "finish") return finish_of(one);
+    if (key == "phases") return phases_of(one);
     if (key == "error") return one.error ? contains_words(one.error->message) : "none";
     for (const RequestSnapshot& line : at(where_.at(name)).engine->snapshot()) {
       if (line.id != one.request.id) continue;
@@ -398,6 +404,18 @@ class Trace {
         return false;
     }
     return !one.choices.empty();
+  }
+
+  // Those that its timeline has, in order; their sum is its time.
+  static std::string phases_of(const Seen& one) {
+    std::string names;
+    Duration sum{0};
+    for (const auto& [phase, took] : one.timeline.parts()) {
+      names += fmt::format("{}{}", names.empty() ? "" : ",", phase_name(phase));
+      sum += took;
+    }
+    EXPECT_EQ(sum, one.timeline.total());
+    return names;
   }
 
   // Of the first choice.

@@ -96,6 +96,9 @@ void Engine::announce_layer(const Plan& plan, uint32_t layer) {
     if (!row.request->request.remote_landing || row.request->stage != Stage::kPrompt) continue;
     source_.on_layer(*row.request->request.hold, row.sequence->table.blocks, layer,
                      row.sequence->computed + row.rows);
+    // Only where layers leave at once; a replay answers no other question of the time than a pass's.
+    const bool leaves = surroundings_.emit && surroundings_.clock != nullptr;
+    if (leaves && !row.request->first_announced) row.request->first_announced = surroundings_.clock->now();
   }
   if (!surroundings_.emit) return;
   collect_commands();
@@ -117,6 +120,10 @@ void Engine::finish_filling(ActiveRequest& request, kv::BlockTable& kept,
   kept = {};
   CHECK(fillings_.erase(id) == 1);
   held_.insert(id);
+  filled_.emplace(id, after_);
+  if (!request.first_announced) return;
+  request.handover_hidden = std::max(after_ - *request.first_announced, Duration{0});
+  stats_.handover_hidden.observe(request.handover_hidden);
 }
 
 void Engine::abandon_filling(const ActiveRequest& request, const std::string& reason) {
@@ -166,7 +173,7 @@ void Engine::land(ActiveRequest& request) {
     return;
   }
   const auto present = static_cast<ptrdiff_t>(leader.computed / cache_.block_tokens());
-  request.landing_sent = now_;
+  request.timeline.enter(Phase::kHandover, now_);
   if (is_layerwise) {
     out_.answers.push_back(ReservedEvent{.request = request.request.id,
                                          .transfer = request.request.transfer,
@@ -200,8 +207,12 @@ void Engine::landed(ActiveRequest& request) {
   if (surroundings_.refill)
     surroundings_.refill(request.request.prompt, leader.computed, leader.table.blocks);
   request.landed = true;
-  request.landed_at = after_;
-  request.timings.handover = after_ - request.landing_sent.value_or(after_);
+  // In the layer-wise order the wait is P's prefill too; P knows what came after it.
+  if (!request.request.remote->is_layerwise) {
+    stats_.handover_exposed.observe(
+        std::max(after_ - request.timeline.boundaries().back().since, Duration{0}));
+  }
+  request.timeline.enter(Phase::kPrefill, after_);
   ++stats_.handovers_landed;
   request.stage = Stage::kPrompt;
   request.since = after_;
@@ -230,6 +241,7 @@ void Engine::landing_failed(ActiveRequest& request, const Error& error) {
   }
   request.recomputed = true;
   request.since = after_;
+  request.timeline.enter(request.stage == Stage::kLanding ? Phase::kPrefill : Phase::kQueue, after_);
   if (request.stage != Stage::kLanding) return;
   Sequence& leader = request.sequences.front();
   leader.computed = std::min(leader.computed, request.prompt_size() - 1);
@@ -263,12 +275,17 @@ bool Engine::collect_transfers() {
     cache_.release(table);
     CHECK(held_.erase(released.handover) == 1, "hand-over {} comes back twice", released.handover.hex());
     const bool taken = released.end == transfer::HoldEnd::kTaken;
+    const auto filled = filled_.extract(released.handover);
+    if (taken && filled) stats_.handover_exposed.observe(std::max(after_ - filled.mapped(), Duration{0}));
     ++(taken ? stats_.handovers_taken : stats_.handovers_released);
   }
   for (const HandoverId id : source_.take_ready()) {
     changed = true;
-    if (const auto at = fillings_.find(id); at != fillings_.end())
-      find(at->second)->waits_for_landing = false;
+    const auto at = fillings_.find(id);
+    if (at == fillings_.end()) continue;
+    ActiveRequest& request = *find(at->second);
+    request.waits_for_landing = false;
+    request.timeline.enter(Phase::kQueue, after_);
   }
   for (const transfer::Outcome& outcome : target_.take_outcomes()) {
     changed = true;

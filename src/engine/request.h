@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/ids.h"
 #include "base/result.h"
+#include "base/timeline.h"
 
 namespace baton::engine {
 
@@ -144,14 +145,6 @@ struct Request {
 
 // ---- answers ----
 
-// Durations of one request's stages; zero where a stage did not happen.
-struct RequestTimings {
-  Duration queue{0};     // submit → first scheduled
-  Duration prefill{0};   // first scheduled → prompt computed (on D: the part it computed itself)
-  Duration handover{0};  // D: Landing sent → KV landed. P: held → taken
-  Duration decode{0};    // first token → last token
-};
-
 // Tokens of one choice, in order. With speculation a burst holds several.
 struct TokensEvent {
   RequestId request{};
@@ -193,15 +186,20 @@ struct ReservedEvent {
   std::string prompt_hash;
 };
 
-// The end of a request: exactly one of these two per Submit.
+// The end of a request: exactly one of these two per Submit. Their timelines go from the step that took the
+// request in to the end of the one that ended it.
 struct FinishedEvent {
   RequestId request{};
   uint32_t output_tokens = 0;  // over all choices
-  RequestTimings timings;
+  Timeline timeline = {};
+  // P, layer-wise order: how long layers were moving while later ones were computed. By the clock that the
+  // engine was lent, so no record has it.
+  Duration handover_hidden{0};
 };
 struct FailedEvent {
   RequestId request{};
   Error error;
+  Timeline timeline = {};  // not begun if it was never taken in
 };
 
 using Answer = std::variant<PromptEvent, TokensEvent, HeldEvent, FinishedEvent, FailedEvent, ReservedEvent>;

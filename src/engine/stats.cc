@@ -11,4 +11,10 @@ void EngineStats::observe_step(uint32_t tokens) {
   step_tokens_sum += tokens;
 }
 
+void DurationCounts::observe(Duration duration) {
+  const auto bucket = std::ranges::lower_bound(kSecondsEdges, seconds(duration)) - kSecondsEdges.begin();
+  ++counts[static_cast<size_t>(bucket)];
+  sum_s += seconds(duration);
+}
+
 }  // namespace baton::engine

@@ -191,6 +191,11 @@ class Binder {
     options_.backend_api_key = variable("OPENAI_API_KEY");
     options_.admin_key = given_.text("--admin-key").value_or(variable("BATON_ADMIN_KEY"));
     TRY_DO(integer("--max-in-flight", 1, kRequestsMax, options_.max_in_flight));
+    if (const auto url = given_.text("--otlp-traces-endpoint")) {
+      TRY(options_.otlp_traces, parse_otlp_endpoint(*url));
+    }
+    if (const std::string service = variable("OTEL_SERVICE_NAME"); !service.empty())
+      options_.service_name = service;
     TRY_DO(integer("--workers", 1, 1024, options_.workers));
     std::string level = given_.text("--log-level").value_or("info");
     std::ranges::transform(level, level.begin(),

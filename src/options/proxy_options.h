@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "base/log.h"
 #include "base/result.h"
 #include "options/flags.h"
+#include "options/otlp.h"
 
 namespace baton::options {
 
@@ -65,6 +67,9 @@ struct ProxyOptions {
   int32_t max_waiting = 1024;                         // requests that wait for an instance; then 429
   Duration queue_timeout = std::chrono::seconds(30);  // of such a wait; then 429
   int32_t max_in_flight = 4096;                       // requests at once; then 429
+
+  std::optional<OtlpEndpoint> otlp_traces;  // nothing: no spans
+  std::string service_name = "baton-proxy";  // OTEL_SERVICE_NAME: of the spans
 
   LogLevel log_level = LogLevel::kInfo;
   std::vector<std::string> notices;  // lines to log at the start, warnings first

@@ -46,6 +46,12 @@ constexpr auto kFlags = std::to_array<Flag>({
      .values = "REQUESTS",
      .group = kDoor,
      .help = "Requests at once; one more gets a 429."},
+    {.name = "--otlp-traces-endpoint",
+     .default_text = "none",
+     .values = "URL",
+     .group = kDoor,
+     .help = "Collector that gets a span per request and phase: http://HOST[:PORT][/PATH] (OTLP over HTTP, "
+             "JSON). Names itself OTEL_SERVICE_NAME."},
 
     {.name = "--prefiller-hosts",
      .aliases = "--prefiller-host",
@@ -207,6 +213,7 @@ constexpr auto kVariables = std::to_array<Variable>({
     {"OPENAI_API_KEY", kImplemented,
      "Bearer token sent to instances; without one the client's own is forwarded."},
     {"BATON_ADMIN_KEY", kImplemented, "As --admin-key."},
+    {"OTEL_SERVICE_NAME", kImplemented, "Whose spans they are (baton-proxy)."},
 });
 
 }  // namespace

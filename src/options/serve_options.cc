@@ -144,6 +144,11 @@ class Binder {
     if (level == "warning") options_.log_level = LogLevel::kWarning;
     if (level == "error") options_.log_level = LogLevel::kError;
     text("--root-path", options_.root_path);
+    if (const auto url = given_.text("--otlp-traces-endpoint")) {
+      TRY(options_.otlp_traces, parse_otlp_endpoint(*url));
+    }
+    const std::string service = variable(environment_, "OTEL_SERVICE_NAME");
+    if (!service.empty()) options_.service_name = service;
     return {};
   }
 

@@ -13,6 +13,7 @@
 #include "base/result.h"
 #include "options/flags.h"
 #include "options/kv_transfer.h"
+#include "options/otlp.h"
 
 namespace baton::options {
 
@@ -50,6 +51,8 @@ struct ServeOptions {
   bool log_requests = true;
   LogLevel log_level = LogLevel::kInfo;
   std::string root_path;
+  std::optional<OtlpEndpoint> otlp_traces;  // nothing: no spans
+  std::string service_name = "baton-serve";  // OTEL_SERVICE_NAME: of the spans
 
   // Engine
   uint64_t seed = 0;

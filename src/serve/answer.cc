@@ -140,9 +140,14 @@ void Answer::append_chunk(ChoiceState& choice, ChoiceText::Added added) {
 
 std::string Answer::take_events() { return std::exchange(events_, {}); }
 
-std::string Answer::last_events() const {
+std::string Answer::last_events(std::string_view timings) const {
   std::string events;
-  if (request_->include_usage) chunks_.append_usage(events, usage());
+  const api::Usage all = usage();
+  if (!timings.empty()) {
+    chunks_.append_timings(events, timings, request_->include_usage ? &all : nullptr);
+  } else if (request_->include_usage) {
+    chunks_.append_usage(events, all);
+  }
   api::append_done(events);
   return events;
 }
@@ -168,11 +173,11 @@ api::Choice Answer::whole(int32_t index, ChoiceState& choice) const {
   return out;
 }
 
-std::string Answer::take_body(std::string_view kv_transfer_params) {
+std::string Answer::take_body(std::string_view kv_transfer_params, std::string_view timings) {
   std::vector<api::Choice> choices;
   for (size_t i = 0; i < choices_.size(); ++i) choices.push_back(whole(static_cast<int32_t>(i), choices_[i]));
-  return is_chat() ? api::render_chat(head_, choices, usage(), kv_transfer_params)
-                   : api::render_completion(head_, choices, usage(), kv_transfer_params);
+  return is_chat() ? api::render_chat(head_, choices, usage(), kv_transfer_params, timings)
+                   : api::render_completion(head_, choices, usage(), kv_transfer_params, timings);
 }
 
 }  // namespace baton::serve

@@ -39,9 +39,10 @@ class Answer {
 
   // Of a stream: the events since the last call, and those behind the last choice.
   std::string take_events();
-  std::string last_events() const;
+  // `timings` is JSON text, as api/timings.h; empty if nobody asked.
+  std::string last_events(std::string_view timings) const;
   // Of no stream: the whole body. `kv_transfer_params` is JSON text, empty for none. Once.
-  std::string take_body(std::string_view kv_transfer_params);
+  std::string take_body(std::string_view kv_transfer_params, std::string_view timings);
 
   api::Usage usage() const;
   // Why each choice ended, by index; one that did not is cut at the length.

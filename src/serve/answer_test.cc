@@ -207,7 +207,7 @@ TEST(Answer, AStreamJoinedIsTheWholeAnswerWhateverWasAskedFor) {
                                  .tokens_as_ids = exchange.request.return_tokens_as_token_ids};
     Answer whole(exchange.kind, exchange.request, head, shared_model().tokenizer);
     EXPECT_EQ(feed(whole, exchange, random), "");
-    const json::value body = json::parse(whole.take_body({}));
+    const json::value body = json::parse(whole.take_body({}, {}));
 
     api::CommonRequest asked = exchange.request;
     asked.stream = true;
@@ -215,7 +215,7 @@ TEST(Answer, AStreamJoinedIsTheWholeAnswerWhateverWasAskedFor) {
     asked.continuous_usage_stats = coin(random);
     Answer stream(exchange.kind, asked, head, shared_model().tokenizer);
     std::string events = feed(stream, exchange, random);
-    events += stream.last_events();
+    events += stream.last_events({});
     EXPECT_EQ(whole.finish_reasons(), stream.finish_reasons());
     compare(exchange, body.as_object(), joined(events, exchange.kind == Answer::Kind::kChat));
     if (testing::Test::HasFailure())

@@ -21,6 +21,11 @@ void fill_metrics(const EngineReport& report, api::ServeMetrics& metrics) {
   metrics.iteration_tokens =
       api::Histogram(engine::kStepTokenEdges, stats.step_tokens, static_cast<double>(stats.step_tokens_sum));
   metrics.handover_bytes = stats.handover_bytes;
+  const auto histogram = [](const engine::DurationCounts& counts) {
+    return api::Histogram(engine::kSecondsEdges, counts.counts, counts.sum_s);
+  };
+  metrics.handover_exposed_s = histogram(stats.handover_exposed);
+  metrics.handover_hidden_s = histogram(stats.handover_hidden);
   metrics.handovers["done"] = stats.handovers_taken + stats.handovers_landed;
   metrics.handovers["released"] = stats.handovers_released;
   metrics.handovers["failed"] = stats.handovers_failed;
@@ -57,10 +62,15 @@ json::object describe(const RecentRequest& request) {
   out["held"] = request.held;
   out["remote"] = request.remote;
   out["recomputed"] = request.recomputed;
-  out["queue_ms"] = milliseconds(request.timings.queue);
-  out["prefill_ms"] = milliseconds(request.timings.prefill);
-  out["handover_ms"] = milliseconds(request.timings.handover);
-  out["decode_ms"] = milliseconds(request.timings.decode);
+  const Timeline& line = request.timeline;
+  out["queue_ms"] = milliseconds(line.total(Phase::kQueue) + line.total(Phase::kReserve));
+  out["prefill_ms"] = milliseconds(line.total(Phase::kPrefill));
+  out["handover_ms"] = milliseconds(line.total(Phase::kHandover));
+  out["decode_ms"] = milliseconds(line.total(Phase::kDecodeWait) + line.total(Phase::kDecode));
+  json::array parts;
+  for (const auto& [phase, took] : line.parts())
+    parts.push_back(json::object{{"phase", phase_name(phase)}, {"ns", took.count()}});
+  out["parts"] = std::move(parts);
   return out;
 }
 

@@ -24,6 +24,8 @@ TEST(FillMetrics, TakesGaugesAndCountersOfTheEngineAndLeavesTheDoors) {
   report.stats.handovers_landed = 10;
   report.stats.handovers_released = 7;
   report.stats.handovers_failed = 9;
+  report.stats.handover_exposed.observe(milliseconds(3));
+  report.stats.handover_hidden.observe(milliseconds(30));
   report.stats.observe_step(3);
   report.stats.observe_step(300);
   api::ServeMetrics metrics;
@@ -43,6 +45,9 @@ TEST(FillMetrics, TakesGaugesAndCountersOfTheEngineAndLeavesTheDoors) {
   EXPECT_EQ(metrics.handovers["released"], 7U);
   EXPECT_EQ(metrics.handovers["failed"], 9U);
   EXPECT_EQ(metrics.clients_gone, 77U);
+  EXPECT_EQ(metrics.handover_exposed_s.count(), 1U);
+  EXPECT_EQ(metrics.handover_exposed_s.sum(), 0.003);
+  EXPECT_EQ(metrics.handover_hidden_s.counts()[4], 1U);  // 20 to 40 ms
   const std::string text = api::render_metrics(metrics);
   for (const char* line : {"vllm:iteration_tokens_total_sum{model_name=\"\",engine=\"0\"} 303\n",
                            "vllm:iteration_tokens_total_bucket{model_name=\"\",engine=\"0\",le=\"8.0\"} 1\n"})
@@ -82,6 +87,12 @@ TEST(DebugRequests, SayWhatEachWaitsForAndHowLong) {
   running.output_tokens = 3;
   running.blocks = 2;
   report.requests = {waiting, running};
+  Timeline line(Phase::kQueue, now);
+  line.enter(Phase::kHandover, now + milliseconds(1));
+  line.enter(Phase::kPrefill, now + milliseconds(4));
+  line.enter(Phase::kDecodeWait, now + milliseconds(6));
+  line.enter(Phase::kDecode, now + milliseconds(7));
+  line.end(now + milliseconds(10));
   RecentRequests recent;
   recent.add({.request_id = "old",
               .prompt_tokens = 9,
@@ -90,16 +101,13 @@ TEST(DebugRequests, SayWhatEachWaitsForAndHowLong) {
               .held = false,
               .remote = true,
               .recomputed = true,
-              .timings = {.queue = milliseconds(1),
-                          .prefill = milliseconds(2),
-                          .handover = milliseconds(3),
-                          .decode = milliseconds(4)},
+              .timeline = line,
               .outcome = "finished"});
   EXPECT_EQ(
       render_debug_requests(report, recent, now),
       R"({"requests":[{"request_id":"a\"b","state":"queued","waits_for":"a turn","since_ms":1.5E3,"until_ms":2.5E2,"priority":-3,"prompt_tokens":5,"computed_tokens":0,"output_tokens":0,"kv_blocks":0},)"
       R"({"request_id":"r","state":"decode","waits_for":"","since_ms":0E0,"until_ms":null,"priority":0,"prompt_tokens":16,"computed_tokens":18,"output_tokens":3,"kv_blocks":2}],)"
-      R"("recent":[{"request_id":"old","outcome":"finished","prompt_tokens":9,"cached_tokens":4,"output_tokens":2,"held":false,"remote":true,"recomputed":true,"queue_ms":1E0,"prefill_ms":2E0,"handover_ms":3E0,"decode_ms":4E0}],)"
+      R"("recent":[{"request_id":"old","outcome":"finished","prompt_tokens":9,"cached_tokens":4,"output_tokens":2,"held":false,"remote":true,"recomputed":true,"queue_ms":1E0,"prefill_ms":2E0,"handover_ms":3E0,"decode_ms":4E0,"parts":[{"phase":"queue","ns":1000000},{"phase":"handover","ns":3000000},{"phase":"prefill","ns":2000000},{"phase":"decode_wait","ns":1000000},{"phase":"decode","ns":3000000}]}],)"
       R"("kv_blocks":{"total":8,"free":5,"held":2,"landing":1}})");
 }
 

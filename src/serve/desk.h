@@ -14,6 +14,7 @@
 #include "serve/engine_client.h"
 #include "serve/recent.h"
 #include "serve/served_model.h"
+#include "traces/exporter.h"
 
 namespace baton::serve {
 
@@ -34,6 +35,7 @@ struct Desk {
   std::string advertised_host;  // where peers find the side channel of whoever listens
   uint16_t side_channel_port = 0;
 
+  traces::SpanExporter* spans = nullptr;  // empty without --otlp-traces-endpoint
   api::ServeMetrics metrics;
   RecentRequests recent;
   std::mt19937_64 seeds;  // for requests that bring no seed; begins with --seed

@@ -1,12 +1,12 @@
 // What an instance remembers of its last finished requests, for /debug/requests: who asked what, what each
-// stage took, how it ended. Owned by the io thread.
+// phase took, how it ended. Owned by the io thread.
 #pragma once
 
 #include <cstdint>
 #include <deque>
 #include <string>
 
-#include "engine/request.h"
+#include "base/timeline.h"
 
 namespace baton::serve {
 
@@ -20,8 +20,8 @@ struct RecentRequest {
   bool held = false;        // its KV was kept for a peer
   bool remote = false;      // its KV came from a peer
   bool recomputed = false;  // its hand-over failed and the prompt was computed here
-  engine::RequestTimings timings;
-  std::string outcome;  // "finished", or the error's message
+  Timeline timeline;        // as far as it is known
+  std::string outcome;      // "finished", or the error's message
 };
 
 class RecentRequests {

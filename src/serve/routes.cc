@@ -111,6 +111,10 @@ Answer answer_metrics(Desk& desk, http::Request&, http::ResponseWriter& writer) 
     const Result<EngineReport> report = co_await desk.engine_thread->report(*desk.loop);
     if (report) fill_metrics(*report, desk.metrics);
   }
+  if (desk.spans != nullptr) {
+    const traces::ExporterCounters& spans = desk.spans->counters();
+    desk.metrics.spans = {.exported = spans.exported, .dropped = spans.dropped};
+  }
   writer.send(200, api::kMetricsContentType, api::render_metrics(desk.metrics));
 }
 

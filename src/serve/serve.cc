@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <optional>
 #include <thread>
 
 #include "api/limits.h"
@@ -18,6 +19,7 @@
 #include "serve/loaded_instance.h"
 #include "serve/metaserver.h"
 #include "serve/routes.h"
+#include "traces/exporter.h"
 
 namespace baton::serve {
 namespace {
@@ -35,6 +37,10 @@ class Instance {
     desk_.seeds.seed(options.seed);
     desk_.client = &client_;
     desk_.metrics.model_name = options.served_model_names.front();
+    if (!options.otlp_traces) return;
+    spans_.emplace(loop_, traces::exporter_options({options.otlp_traces->host, options.otlp_traces->port},
+                                                   options.otlp_traces->target, options.service_name));
+    desk_.spans = &*spans_;
   }
 
   int run();
@@ -52,6 +58,7 @@ class Instance {
   std::unique_ptr<EngineClient> engine_client_;
   http::IoLoop loop_;
   http::Client client_{loop_, {.body_bytes_max = kMetaserverAnswerBytesMax}};
+  std::optional<traces::SpanExporter> spans_;
   http::Server server_;
   int exit_code_ = 0;
 };
@@ -93,6 +100,7 @@ void Instance::open(std::unique_ptr<LoadedInstance> loaded) {
 http::Awaitable<void> Instance::drain() {
   const size_t cut = co_await server_.drain(kDrainLimit);
   if (cut > 0) log_warning("serve", fmt::format("{} requests were cut off", cut));
+  if (spans_) co_await spans_->flush(traces::kLastSpansLimit);
   loop_.stop();
 }
 

@@ -10,10 +10,13 @@
 #include "api/kv_transfer_params.h"
 #include "api/request.h"
 #include "api/response.h"
+#include "api/timings.h"
 #include "base/log.h"
 #include "http/sse.h"
 #include "serve/answer.h"
 #include "serve/request_builder.h"
+#include "serve/request_spans.h"
+#include "traces/trace_context.h"
 
 namespace baton::serve {
 namespace {
@@ -47,7 +50,8 @@ std::string begun_message(const api::json::array& messages) {
 struct PromptState {
   RecentRequest record;
   std::string kv_transfer_params;
-  Time submitted;
+  Timeline timeline;
+  Duration handover_hidden{0};
   std::optional<Time> first_token;
   Time last_token;
   engine::SamplingParams sampling;
@@ -57,7 +61,12 @@ struct PromptState {
 class Session {
  public:
   Session(Desk& desk, http::Request& http, http::ResponseWriter& writer, api::ChunkWriter::Kind kind)
-      : desk_(desk), http_(http), writer_(writer), kind_(kind), submission_(*desk.engine) {}
+      : desk_(desk),
+        http_(http),
+        writer_(writer),
+        kind_(kind),
+        arrived_(desk.loop->now()),
+        submission_(*desk.engine) {}
 
   http::Awaitable<void> run();
 
@@ -73,6 +82,11 @@ class Session {
   void take_tokens(uint32_t tag, const engine::TokensEvent& event);
   void take_end(PromptState& prompt, const engine::FinishedEvent& event);
   void take_reserved(uint32_t tag, const engine::ReservedEvent& event);
+  void observe_end(const PromptState& prompt, const engine::FinishedEvent& event);
+  void end_timeline(PromptState& prompt, const Timeline& engine, std::optional<std::string> error);
+  void abandon_timelines(const std::string& reason);
+  std::string_view place() const;
+  std::string timings() const;
   void observe_tokens(PromptState& prompt, size_t tokens);
   bool left_peers_kv() const;
   void begin_stream();
@@ -83,6 +97,7 @@ class Session {
   http::Request& http_;
   http::ResponseWriter& writer_;
   api::ChunkWriter::Kind kind_;
+  Time arrived_;
 
   api::CompletionRequest completion_;
   api::ChatRequest chat_;
@@ -90,6 +105,7 @@ class Session {
   HandoverPart handover_;
   std::optional<Answer> answer_;
   std::vector<PromptState> prompts_;
+  size_t last_ended_ = 0;  // of prompts_; its timeline is that of the whole request
   Submission submission_;
 };
 
@@ -168,7 +184,8 @@ Result<void> Session::add_prompt(TokenizedPrompt prompt, std::optional<int32_t> 
   }
   PromptState state;
   state.sampling = request.sampling;
-  state.submitted = desk_.loop->now();
+  state.timeline = Timeline(Phase::kTokenise, arrived_);
+  state.timeline.enter(Phase::kQueue, desk_.loop->now());
   state.record.request_id = common_->request_id;
   state.record.prompt_tokens = static_cast<uint32_t>(request.prompt.size());
   state.record.held = handover_.hold;
@@ -193,7 +210,7 @@ void Session::observe_tokens(PromptState& prompt, size_t tokens) {
   const Time now = desk_.loop->now();
   if (!prompt.first_token) {
     prompt.first_token = now;
-    desk_.metrics.time_to_first_token_s.observe(seconds(now - prompt.submitted));
+    desk_.metrics.time_to_first_token_s.observe(seconds(now - arrived_));
   } else if (tokens > 0) {
     desk_.metrics.inter_token_latency_s.observe(
         seconds(now - prompt.last_token) / static_cast<double>(tokens), tokens);
@@ -210,23 +227,79 @@ void Session::take_tokens(uint32_t tag, const engine::TokensEvent& event) {
 
 void Session::take_end(PromptState& prompt, const engine::FinishedEvent& event) {
   prompt.record.output_tokens = event.output_tokens;
-  prompt.record.timings = event.timings;
   prompt.record.outcome = "finished";
-  const Time now = desk_.loop->now();
-  desk_.metrics.e2e_latency_s.observe(seconds(now - prompt.submitted));
-  desk_.metrics.queue_time_s.observe(seconds(event.timings.queue));
-  desk_.metrics.prefill_time_s.observe(seconds(event.timings.prefill));
-  desk_.metrics.decode_time_s.observe(seconds(event.timings.decode));
-  desk_.metrics.inference_time_s.observe(seconds(event.timings.prefill + event.timings.decode));
-  if (prompt.record.remote) desk_.metrics.handover_time_s.observe(seconds(event.timings.handover));
-  desk_.metrics.request_generation_tokens.observe(event.output_tokens);
+  prompt.handover_hidden = event.handover_hidden;
+  last_ended_ = static_cast<size_t>(&prompt - prompts_.data());
+  end_timeline(prompt, event.timeline, std::nullopt);
+  observe_end(prompt, event);
+}
+
+// vLLM's parts are coarser: what is neither waiting nor decoding is prefill.
+void Session::observe_end(const PromptState& prompt, const engine::FinishedEvent& event) {
+  api::ServeMetrics& metrics = desk_.metrics;
+  const Timeline& line = event.timeline;
+  const Duration queue = line.total(Phase::kQueue) + line.total(Phase::kReserve);
+  const Duration handover = line.total(Phase::kHandover);
+  const Duration decode = line.since_first({Phase::kDecodeWait, Phase::kDecode});
+  const Duration prefill = line.total() - queue - handover - decode;
+  metrics.e2e_latency_s.observe(seconds(prompt.timeline.total()));
+  metrics.queue_time_s.observe(seconds(queue));
+  metrics.prefill_time_s.observe(seconds(prefill));
+  metrics.decode_time_s.observe(seconds(decode));
+  metrics.inference_time_s.observe(seconds(prefill + decode));
+  if (prompt.record.remote) metrics.handover_time_s.observe(seconds(handover));
+  for (size_t phase = 0; phase < kPhases; ++phase) {
+    const Duration took = prompt.timeline.total(static_cast<Phase>(phase));
+    if (took > Duration{0}) metrics.phase_s[phase].observe(seconds(took));
+  }
+  metrics.request_generation_tokens.observe(event.output_tokens);
   // The mean over its choices, which are drawn side by side.
   const uint32_t n = prompt.sampling.n;
   if (event.output_tokens > n) {
-    desk_.metrics.time_per_output_token_s.observe(seconds(event.timings.decode) /
-                                                  (static_cast<double>(event.output_tokens) / n - 1));
+    metrics.time_per_output_token_s.observe(seconds(decode) /
+                                            (static_cast<double>(event.output_tokens) / n - 1));
   }
+}
+
+// What this instance is for the request.
+std::string_view Session::place() const {
+  if (handover_.hold) return api::kAtPrefill;
+  return handover_.remote ? api::kAtDecode : api::kAtInstance;
+}
+
+void Session::end_timeline(PromptState& prompt, const Timeline& engine, std::optional<std::string> error) {
+  if (engine.has_ended()) prompt.timeline.append(engine, Phase::kDeliver);
+  prompt.timeline.end(desk_.loop->now());
+  prompt.record.timeline = prompt.timeline;
   desk_.recent.add(prompt.record);
+  if (desk_.spans == nullptr) return;
+  EndedRequest ended{.name = prompt.record.request_id,
+                     .model = desk_.model->names.front(),
+                     .at = place(),
+                     .timeline = &prompt.timeline,
+                     .sampling = &prompt.sampling,
+                     .prompt_tokens = prompt.record.prompt_tokens,
+                     .output_tokens = prompt.record.output_tokens,
+                     .first_token = std::nullopt,
+                     .error = std::move(error),
+                     .has_parts = engine.has_ended()};
+  if (prompt.first_token) ended.first_token = *prompt.first_token - arrived_;
+  desk_.spans->add(request_spans(ended, traces::context_of(http_.headers)));
+}
+
+// Of those that the engine has not ended: it is not waited for.
+void Session::abandon_timelines(const std::string& reason) {
+  for (PromptState& prompt : prompts_) {
+    if (prompt.timeline.has_ended()) continue;
+    prompt.record.outcome = reason;
+    end_timeline(prompt, {}, reason);
+  }
+}
+
+std::string Session::timings() const {
+  if (!common_->timings) return {};
+  const PromptState& prompt = prompts_[last_ended_];
+  return api::render_timings(api::timings_of(place(), prompt.timeline, prompt.handover_hidden));
 }
 
 // Nobody waits for the metaserver; if it sends no prefill instance, the engine decides what follows.
@@ -261,7 +334,7 @@ Result<void> Session::take(const Submission::Tagged& tagged) {
   if (const auto* event = std::get_if<engine::FinishedEvent>(&tagged.answer)) take_end(prompt, *event);
   if (const auto* event = std::get_if<engine::FailedEvent>(&tagged.answer)) {
     prompt.record.outcome = event->error.message;
-    desk_.recent.add(prompt.record);
+    end_timeline(prompt, event->timeline, event->error.message);
     return Failure(event->error);
   }
   return {};
@@ -286,7 +359,7 @@ void Session::send_whole() {
   response.headers.add("Content-Type", kJson);
   if (left_peers_kv()) response.headers.add(api::kKvUnusedHeader, "1");
   if (http::is_field_value(common_->request_id)) response.headers.add("X-Request-Id", common_->request_id);
-  response.body = answer_->take_body(prompts_.front().kv_transfer_params);
+  response.body = answer_->take_body(prompts_.front().kv_transfer_params, timings());
   writer_.send(response);
 }
 
@@ -325,7 +398,7 @@ http::Awaitable<Result<void>> Session::relay() {
     if (!written) co_return Failure(written.error());
   }
   if (common_->stream) {
-    writer_.append(answer_->last_events());
+    writer_.append(answer_->last_events(timings()));
   } else {
     send_whole();
   }
@@ -348,6 +421,7 @@ http::Awaitable<void> Session::run() {
   }
   const Error& error = answered.error();
   submission_.abort(error.message);
+  abandon_timelines(error.message);
   if (writer_.hung_up()) {
     ++desk_.metrics.clients_gone;
     ++desk_.metrics.finished["abort"];
