@@ -29,6 +29,7 @@ class Visit {
   Visit& operator=(const Visit&) = delete;
 
   Hub& hub() const { return hub_; }
+  Time started() const { return started_; }
   void on_first_byte() { hub_.metrics.time_to_first_byte_s.observe(seconds(hub_.loop.now() - started_)); }
 
   const api::HandoverOrder order;

@@ -15,6 +15,7 @@
 #include "http/wake.h"
 #include "options/proxy_options.h"
 #include "router/registry.h"
+#include "traces/exporter.h"
 
 namespace baton::proxy {
 
@@ -43,6 +44,7 @@ struct Hub {
   const options::ProxyOptions& options;
   router::Registry registry;
   http::Client client;
+  std::unique_ptr<traces::SpanExporter> spans;  // empty without --otlp-traces-endpoint
   api::ProxyMetrics metrics;
   std::unordered_set<Watch*> watches;
   std::unordered_map<router::InstanceId, std::unique_ptr<http::Wake>> probes;  // end a prober's pause

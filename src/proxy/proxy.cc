@@ -25,6 +25,7 @@ http::Awaitable<void> drain(Hub& hub, http::Server& server) {
   hub.draining = true;
   const size_t cut = co_await server.drain(kDrainLimit);
   if (cut > 0) log_warning("proxy", fmt::format("{} requests were cut off", cut));
+  if (hub.spans) co_await hub.spans->flush(traces::kLastSpansLimit);
   hub.loop.stop();
 }
 
@@ -50,6 +51,10 @@ int run(std::span<const std::string> arguments) {
   }
   http::IoLoop loop;
   Hub hub(loop, *options);
+  if (const auto& otlp = options->otlp_traces) {
+    hub.spans = std::make_unique<traces::SpanExporter>(
+        loop, traces::exporter_options({otlp->host, otlp->port}, otlp->target, options->service_name));
+  }
   for (const auto& [side, endpoints] : {std::pair(router::Side::kPrefill, &options->prefillers),
                                         std::pair(router::Side::kDecode, &options->decoders)}) {
     for (const options::Endpoint& endpoint : *endpoints) {

@@ -132,6 +132,10 @@ Answer answer_metrics(Hub& hub, http::Request&, http::ResponseWriter& writer) {
                                      .requests = instance->requests,
                                      .failures = instance->failures});
   }
+  if (hub.spans) {
+    hub.metrics.spans = {.exported = hub.spans->counters().exported,
+                         .dropped = hub.spans->counters().dropped};
+  }
   writer.send(200, api::kMetricsContentType, api::render_metrics(hub.metrics));
   co_return;
 }

@@ -8,8 +8,10 @@
 #include "api/response.h"
 #include "base/ids.h"
 #include "proxy/answer.h"
+#include "proxy/client_timings.h"
 #include "proxy/exchange.h"
 #include "proxy/parted_session.h"
+#include "proxy/request_trace.h"
 
 namespace baton::proxy {
 namespace {
@@ -17,8 +19,8 @@ namespace {
 // The client's own connection as the receiver of one flow.
 class Direct final : public Receiver {
  public:
-  Direct(Visit& visit, const http::Request& request, http::ResponseWriter& writer)
-      : visit_(visit), request_(request), writer_(writer) {}
+  Direct(Visit& visit, const http::Request& request, http::ResponseWriter& writer, bool gives_timings)
+      : visit_(visit), request_(request), writer_(writer), gives_timings_(gives_timings) {}
 
   void attach(const Exchange& exchange) { exchange_ = &exchange; }
   bool must_split() const { return must_split_; }
@@ -29,16 +31,34 @@ class Direct final : public Receiver {
       visit_.on_first_byte();
       writer_.start_stream(200, headers(kEventStream));
     }
-    return writer_.write(events);
+    return writer_.write(with_timings(events));
   }
   void end(std::string_view events) override {
-    writer_.append(events);
+    writer_.append(with_timings(events));
     writer_.end();
   }
-  void reply(router::Reply reply) override { send(writer_, headers(reply.content_type), reply); }
+  void reply(router::Reply reply) override {
+    if (gives_timings_ && reply.status == 200) put_timings(reply);
+    send(writer_, headers(reply.content_type), reply);
+  }
   void split() override { must_split_ = true; }
 
  private:
+  // The view lives until the next call.
+  std::string_view with_timings(std::string_view events) {
+    if (!gives_timings_) return events;
+    changed_ = events_with_timings(events, visit_.started(), exchange_->flow().times(), now());
+    return changed_.empty() ? events : changed_;
+  }
+  void put_timings(router::Reply& reply) {
+    if (reply.content_type.starts_with("text/event-stream")) {
+      reply.body = with_timings(reply.body);
+    } else if (auto whole = router::with_whole_timings(reply.body, visit_.started(),
+                                                       exchange_->flow().times(), now())) {
+      reply.body = std::move(*whole);
+    }
+  }
+  Time now() const { return visit_.hub().loop.now(); }
   http::Headers headers(std::string_view content_type) const {
     const router::FlowReport& flow = exchange_->flow();
     http::Headers out = answer_headers(request_, flow.request_id(), content_type);
@@ -53,6 +73,8 @@ class Direct final : public Receiver {
   const http::Request& request_;
   http::ResponseWriter& writer_;
   const Exchange* exchange_ = nullptr;
+  const bool gives_timings_;
+  std::string changed_;
   bool must_split_ = false;
 };
 
@@ -66,13 +88,15 @@ void refuse(http::ResponseWriter& writer, const Error& error, bool retry_later) 
 }
 
 // False when the request has to be split; nothing was answered then.
-http::Awaitable<bool> relay_directly(Visit& visit, const http::Request& request, http::ResponseWriter& writer,
-                                     router::ClientBody client, std::string id) {
-  Direct direct(visit, request, writer);
+http::Awaitable<bool> relay_directly(Visit& visit, RequestTrace& trace, const http::Request& request,
+                                     http::ResponseWriter& writer, router::ClientBody client,
+                                     std::string id) {
+  Direct direct(visit, request, writer, asks_timings(client));
   const auto exchange =
       make_exchange(visit.hub(), visit.order, request, direct, std::move(client), std::move(id));
   direct.attach(*exchange);
   co_await exchange->run();
+  trace.note(exchange->flow());
   if (!exchange->flow().outcome().empty()) visit.outcome = exchange->flow().outcome();
   co_return !direct.must_split();
 }
@@ -104,13 +128,16 @@ http::Awaitable<void> relay(Hub& hub, router::Route route, http::Request& reques
   // Each request its own name upstream: equal X-Request-Ids of two clients never meet there.
   const std::string id = random_id<HandoverId>().hex();
   Visit visit(hub, *order);
+  RequestTrace trace(hub, request, router::route_path(route));
   if (client->prompts.empty()) {
     router::ClientBody body = std::move(*client);
-    const bool answered = co_await relay_directly(visit, request, writer, std::move(body), id);
+    const bool answered = co_await relay_directly(visit, trace, request, writer, std::move(body), id);
+    trace.set_outcome(visit.outcome);
     if (answered) co_return;
     client = router::read_client_body(route, request.body);
   }
   co_await relay_parts(visit, *client, id, request, writer);
+  trace.set_outcome(visit.outcome);
 }
 
 }  // namespace baton::proxy

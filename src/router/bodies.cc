@@ -319,6 +319,7 @@ Result<PrefillAnswer> read_prefill_answer(std::string body) {
   const std::string_view params = members->find("kv_transfer_params").value_or("");
   if (!is_null(params) && params != "{}" && params != "[]" && params != "false")
     answer.kv_transfer_params = params;
+  answer.timings = members->find("timings").value_or("");
   if (const auto usage = api::parse_json_object(members->find("usage").value_or(""))) {
     answer.prompt_tokens = member_integer(*usage, "prompt_tokens");
     const json::value* details = usage->if_contains("prompt_tokens_details");
@@ -455,6 +456,8 @@ std::vector<std::string> as_events(const ClientBody& client, const PrefillAnswer
   if (!answer) return out;
   const std::string usage(answer->find("usage").value_or("null"));
   const std::string whole_choices(answer->find("choices").value_or("[]"));
+  const std::string timings(answer->find("timings").value_or(""));
+  answer->remove("timings");
   answer->remove("usage");
   answer->remove("kv_transfer_params");
   answer->remove("prompt_logprobs");
@@ -481,10 +484,9 @@ std::vector<std::string> as_events(const ClientBody& client, const PrefillAnswer
     chunks.push_back(choice->str());
   }
   for (const std::string& chunk : chunks) event("[" + chunk + "]");
-  if (client.include_usage) {
-    answer->set("usage", usage);
-    event("[]");
-  }
+  if (client.include_usage) answer->set("usage", usage);
+  if (!timings.empty()) answer->set("timings", timings);
+  if (client.include_usage || !timings.empty()) event("[]");
   return out;
 }
 

@@ -81,6 +81,7 @@ struct PrefillAnswer {
   std::string body;                // whole
   std::string kv_transfer_params;  // JSON text; empty when null, missing or empty
   std::string remote_request_id;   // P's name of the hand-over, for aborts; empty if unknown
+  std::string timings;             // JSON text (api/timings.h); empty: it says none
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;
   bool says_cached_tokens = false;

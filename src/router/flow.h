@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "router/registry.h"
+#include "router/timings.h"
 
 namespace baton::router {
 
@@ -82,6 +83,7 @@ class FlowReport {
   virtual bool has_failed() const = 0;
   // Of a part: the data of its stream's event with the usage; empty if there was none.
   virtual std::string_view usage_event() const = 0;
+  virtual const FlowTimes& times() const = 0;
 };
 
 }  // namespace baton::router

@@ -85,6 +85,7 @@ LayerwiseStep LayerwiseFlow::begin_decode(Time now) {
     static_cast<void>(finish({}, "split"));
     return Split{};
   }
+  times_ = {.decode_asked = now};
   alone_ = !baton && client_.choices > 1;
   if (alone_) return AskDecode{d_.instance(), decode_body(client_, {}, baton, seed_)};
   const Instance* d = registry_.find(d_.instance());
@@ -263,6 +264,7 @@ PrefillStep LayerwiseFlow::begin_prefill(Time now) {
   }
   p_ = std::move(*reserved);
   p_instance_ = p_.instance();
+  times_.prefill_asked = now;
   const bool baton = is_baton(registry_, p_.instance());
   return AskPrefill{p_.instance(), asks_prompt_ ? prompt_body(client_, baton, seed_)
                                                 : landing_body(client_, post_, baton, seed_)};
@@ -304,6 +306,8 @@ PrefillStep LayerwiseFlow::on_prefill(Result<UpstreamAnswer> answer, Time now) {
     abort_at(p_.instance());
     return unusable({Code::kUnavailable, read.error().message});
   }
+  times_.prefill_answered = now;
+  times_.prefill_timings = read->timings;
   p_answer_ = std::move(*read);
   registry_.on_answered(p_.instance(), now);
   registry_.on_prefilled(

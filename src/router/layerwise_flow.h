@@ -145,6 +145,7 @@ class LayerwiseFlow final : public FlowReport {
   std::string_view usage_event() const override {
     return merger_ ? std::string_view(merger_->usage_event()) : std::string_view();
   }
+  const FlowTimes& times() const override { return times_; }
   uint32_t retries() const { return retries_; }
 
  private:
@@ -185,6 +186,7 @@ class LayerwiseFlow final : public FlowReport {
   std::vector<InstanceId> avoid_;
   std::vector<Cleanup> cleanups_;
   std::string outcome_;
+  FlowTimes times_;
 
   // This round: one D, and the P's that were tried for it.
   int32_t rounds_ = 0;

@@ -69,6 +69,7 @@ PartOf PartedAnswer::place(size_t part) const {
 std::string PartedAnswer::body(size_t part) const {
   const Part& own = parts_[part];
   Changes changes;
+  changes.emplace_back("timings", std::nullopt);  // several timelines at once are none
   if (!client_.prompts.empty()) changes.emplace_back("prompt", std::string(client_.prompts[own.prompt]));
   if (own.choice) {
     changes.emplace_back("n", "1");

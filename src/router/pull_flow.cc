@@ -65,6 +65,7 @@ Step PullFlow::begin_prefill(Time now) {
     return Split{};
   }
   if (client_.must_call_tool && registry_.find(p_.instance())->fails_forced_tools) return decode_alone(now);
+  times_ = {.prefill_asked = now};
   return AskPrefill{p_.instance(), prefill_body(client_, is_baton(p_.instance()), seed_)};
 }
 
@@ -110,6 +111,8 @@ Step PullFlow::on_prefill(Result<UpstreamAnswer> answer, Time now) {
     return again(Stage::kPrefill, named(p_.instance(), {Code::kUnavailable, read.error().message}));
   }
   const bool ended = read->kv_transfer_params.empty() && is_baton(p_.instance());
+  times_.prefill_answered = now;
+  times_.prefill_timings = read->timings;
   held_ = std::move(*read);
   registry_.on_answered(p_.instance(), now);
   registry_.on_prefilled(p_, demand_, held_->prompt_tokens,
@@ -136,6 +139,7 @@ Step PullFlow::finish_with_prefill() {
 Step PullFlow::decode_alone(Time now) {
   p_.release();
   p_instance_.reset();
+  times_ = {};
   return begin_decode(now);
 }
 
@@ -152,6 +156,7 @@ Step PullFlow::begin_decode(Time now) {
   }
   d_ = std::move(*reserved);
   d_instance_ = d_.instance();
+  times_.decode_asked = now;
   return AskDecode{d_.instance(), decode_body(client_, held_ ? held_->kv_transfer_params : std::string_view(),
                                               is_baton(d_.instance()), seed_)};
 }

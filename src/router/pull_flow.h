@@ -88,6 +88,7 @@ class PullFlow final : public FlowReport {
     return merger_ ? std::string_view(merger_->usage_event()) : std::string_view();
   }
   bool has_failed() const override { return saw_error_ || outcome_ == "d_failed"; }
+  const FlowTimes& times() const override { return times_; }
   uint32_t retries() const { return retries_; }
 
  private:
@@ -130,6 +131,7 @@ class PullFlow final : public FlowReport {
   bool saw_error_ = false;
   std::vector<Cleanup> cleanups_;
   std::string outcome_;
+  FlowTimes times_;
 };
 
 }  // namespace baton::router
