@@ -68,7 +68,7 @@ struct ProxyOptions {
   Duration queue_timeout = std::chrono::seconds(30);  // of such a wait; then 429
   int32_t max_in_flight = 4096;                       // requests at once; then 429
 
-  std::optional<OtlpEndpoint> otlp_traces;  // nothing: no spans
+  std::optional<OtlpEndpoint> otlp_traces;   // nothing: no spans
   std::string service_name = "baton-proxy";  // OTEL_SERVICE_NAME: of the spans
 
   LogLevel log_level = LogLevel::kInfo;

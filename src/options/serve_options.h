@@ -51,7 +51,7 @@ struct ServeOptions {
   bool log_requests = true;
   LogLevel log_level = LogLevel::kInfo;
   std::string root_path;
-  std::optional<OtlpEndpoint> otlp_traces;  // nothing: no spans
+  std::optional<OtlpEndpoint> otlp_traces;   // nothing: no spans
   std::string service_name = "baton-serve";  // OTEL_SERVICE_NAME: of the spans
 
   // Engine

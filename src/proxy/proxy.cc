@@ -25,7 +25,9 @@ http::Awaitable<void> drain(Hub& hub, http::Server& server) {
   hub.draining = true;
   const size_t cut = co_await server.drain(kDrainLimit);
   if (cut > 0) log_warning("proxy", fmt::format("{} requests were cut off", cut));
-  if (hub.spans) co_await hub.spans->flush(traces::kLastSpansLimit);
+  if (hub.spans) {
+    co_await hub.spans->flush(traces::kLastSpansLimit);
+  }
   hub.loop.stop();
 }
 

@@ -100,7 +100,9 @@ void Instance::open(std::unique_ptr<LoadedInstance> loaded) {
 http::Awaitable<void> Instance::drain() {
   const size_t cut = co_await server_.drain(kDrainLimit);
   if (cut > 0) log_warning("serve", fmt::format("{} requests were cut off", cut));
-  if (spans_) co_await spans_->flush(traces::kLastSpansLimit);
+  if (spans_) {
+    co_await spans_->flush(traces::kLastSpansLimit);
+  }
   loop_.stop();
 }
 
