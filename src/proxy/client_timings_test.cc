@@ -119,8 +119,8 @@ TEST_F(ClientTimings, TheClientsTraceGoesThroughTheProxysSpan) {
       const RequestTrace off(hub, request, "/v1/completions");
     }
     EXPECT_EQ(request.headers.get("traceparent"), kParent);
-    hub.spans =
-        std::make_unique<traces::SpanExporter>(hub.loop, traces::ExporterOptions{.to = {"127.0.0.1", 1}});
+    hub.spans = std::make_unique<traces::SpanExporter>(
+        hub.loop, traces::exporter_options({"127.0.0.1", 1}, "/v1/traces", "test"));
     {
       const RequestTrace trace(hub, request, "/v1/completions");
       const auto place = traces::context_of(request.headers);
