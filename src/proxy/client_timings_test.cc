@@ -40,7 +40,7 @@ json::value timings_in(const std::string& text, std::string_view before) {
 }
 
 constexpr const char* kWhole =
-    "proxy.route prefill.tokenise prefill.prefill proxy.gap proxy.route decode.handover decode.decode "
+    "proxy.route prefill.tokenise prefill.prefill proxy.gap decode.handover decode.decode "
     "proxy.gap";
 
 class ClientTimings : public testing::Test {
