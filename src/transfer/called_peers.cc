@@ -80,4 +80,19 @@ Time CalledPeers::next_deadline() const {
   return next;
 }
 
+void CalledPeers::write_state(Writer& to, Time now) const {
+  for (const auto& [id, peer] : peers_) {
+    to.number(value(id));
+    to.text(peer.host, kTextBytesMax);
+    to.number(peer.port);
+    to.raw(peer.identity.value_or(Identity{}).incarnation.bytes);
+    to.number(static_cast<uint8_t>(peer.identity.has_value()));
+    to.number(peer.uses);
+    to.number(peer.uses == 0 ? (peer.idle_since - now).count() : 0);
+    for (const Message& message : peer.waiting) {
+      for (const std::byte byte : encode(message)) to.number(static_cast<uint8_t>(byte));
+    }
+  }
+}
+
 }  // namespace baton::transfer

@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "transfer/mover.h"
+#include "transfer/wire.h"
 
 namespace baton::transfer {
 
@@ -47,7 +48,8 @@ class CalledPeers {
   void on_time(Time now, std::vector<Command>& out);
   Time next_deadline() const;  // kNever while every connection is in use
 
-  const std::map<PeerId, CalledPeer>& all() const { return peers_; }
+  // As Source::write_state.
+  void write_state(Writer& to, Time now) const;
 
  private:
   Flow flow_;

@@ -67,9 +67,11 @@ struct Row {
 
 void print_row(const Row& row, const Explorer& explorer) {
   const Bounds& bounds = row.bounds;
-  fmt::print("{}: {} requests, up to {} faults, {} timers and {} events: {} states, {} transitions\n",
-             row.name, bounds.requests, bounds.faults, bounds.ticks, bounds.depth, explorer.states.size(),
-             explorer.transitions);
+  fmt::print(
+      "{}: {} requests of {} blocks in {} layers, up to {} faults, {} timers and {} events: {} states, {} "
+      "transitions\n",
+      row.name, bounds.requests, bounds.blocks, bounds.layers, bounds.faults, bounds.ticks, bounds.depth,
+      explorer.states.size(), explorer.transitions);
 }
 
 class Interleavings : public testing::TestWithParam<Row> {};
@@ -82,17 +84,42 @@ TEST_P(Interleavings, KeepEveryPromise) {
   EXPECT_GE(explorer.states.size(), row.states_min);
 }
 
-std::vector<Row> rows() {
-  if (std::getenv("BATON_EXPLORER_DEEP") != nullptr) {
+std::vector<Row> pull_rows(bool is_deep) {
+  if (is_deep) {
     return {{"tcp", {.local = false, .requests = 1, .faults = 3, .ticks = 1, .depth = 40}, 1'288'000},
             {"local", {.local = true, .requests = 1, .faults = 3, .ticks = 1, .depth = 40}, 758'000},
             {"tcp_reuse", {.local = false, .requests = 2, .faults = 1, .ticks = 1, .depth = 40}, 5'750'000},
             {"local_reuse", {.local = true, .requests = 2, .faults = 1, .ticks = 1, .depth = 40}, 2'448'000}};
   }
   return {{"tcp", {.local = false, .requests = 1, .faults = 2, .ticks = 1, .depth = 13}, 65'000},
-          {"local", {.local = true, .requests = 1, .faults = 2, .ticks = 1, .depth = 13}, 49'000},
-          {"tcp_reuse", {.local = false, .requests = 2, .faults = 1, .ticks = 0, .depth = 26}, 30'000},
-          {"local_reuse", {.local = true, .requests = 2, .faults = 1, .ticks = 0, .depth = 26}, 21'000}};
+          {"local", {.local = true, .requests = 1, .faults = 2, .ticks = 1, .depth = 13}, 48'000},
+          {"tcp_reuse", {.local = false, .requests = 2, .faults = 1, .ticks = 0, .depth = 26}, 29'500},
+          {"local_reuse", {.local = true, .requests = 2, .faults = 1, .ticks = 0, .depth = 26}, 19'500}};
+}
+
+// "layers": one block in two layers; "chunks": two blocks, computed one after the other; "reuse": two
+// requests that have the same blocks one after the other.
+std::vector<Row> layerwise_rows(bool is_deep) {
+  const Bounds layers{.layerwise = true, .layers = 2, .faults = 2, .ticks = 1, .depth = 13};
+  const Bounds chunks{.layerwise = true, .layers = 2, .blocks = 2, .faults = 1, .ticks = 0, .depth = 24};
+  const Bounds reuse{.layerwise = true, .blocks = 2, .requests = 2, .faults = 1, .ticks = 0, .depth = 30};
+  std::vector<Row> rows = {{"tcp_layers", layers, 46'000}, {"local_layers", layers, 33'000},
+                           {"tcp_chunks", chunks, 5'400},  {"local_chunks", chunks, 2'700},
+                           {"tcp_refill", reuse, 13'500},  {"local_refill", reuse, 7'000}};
+  for (Row& row : rows) {
+    row.bounds.local = std::string_view(row.name).starts_with("local");
+    if (!is_deep) continue;
+    row.bounds.depth = 60;
+    ++row.bounds.faults;
+  }
+  return rows;
+}
+
+std::vector<Row> rows() {
+  const bool is_deep = std::getenv("BATON_EXPLORER_DEEP") != nullptr;
+  std::vector<Row> all = pull_rows(is_deep);
+  for (const Row& row : layerwise_rows(is_deep)) all.push_back(row);
+  return all;
 }
 
 INSTANTIATE_TEST_SUITE_P(Explorer, Interleavings, testing::ValuesIn(rows()),

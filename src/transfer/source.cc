@@ -382,6 +382,8 @@ void Source::write_state(Writer& to, Time now) const {
     to.number(held.hold.tokens);
     to.text(held.hold.prompt_hash, kTextBytesMax);
     for (const std::byte byte : encode(Message(held.landing))) to.number(static_cast<uint8_t>(byte));
+    to.raw(held.promise.transfer.bytes);
+    for (const uint32_t number : {held.chunk_first, held.chunk_end, held.layers_announced}) to.number(number);
     for (const Time time : {held.lease_until, held.move_until})
       to.number(time == kNever ? time.since_start.count() : (time - now).count());
   }
@@ -389,6 +391,7 @@ void Source::write_state(Writer& to, Time now) const {
     to.number(value(id));
     to.raw(identity.incarnation.bytes);
   }
+  called_.write_state(to, now);
 }
 
 }  // namespace baton::transfer

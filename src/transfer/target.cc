@@ -343,20 +343,14 @@ void Target::write_state(Writer& to, Time now) const {
     to.number(transfer.landing ? transfer.landing->second : UINT32_MAX);
     to.number(transfer.lease.count());
     to.number(static_cast<uint8_t>(transfer.error ? transfer.error->code : Code::kInvalid));
+    to.number(static_cast<uint8_t>((transfer.landed_bytes ? 1 : 0) + (transfer.note ? 2 : 0)));
     for (const Time time : {transfer.expected.deadline, transfer.renew_at, transfer.stop_again_at})
       to.number(time == kNever ? time.since_start.count() : (time - now).count());
   }
-  for (const auto& [id, peer] : called_.all()) {
+  called_.write_state(to, now);
+  for (const auto& [id, up] : callers_) {
     to.number(value(id));
-    to.text(peer.host, kTextBytesMax);
-    to.number(peer.port);
-    to.raw(peer.identity.value_or(Identity{}).incarnation.bytes);
-    to.number(static_cast<uint8_t>(peer.identity.has_value()));
-    to.number(peer.uses);
-    to.number(peer.uses == 0 ? (peer.idle_since - now).count() : 0);
-    for (const Message& message : peer.waiting) {
-      for (const std::byte byte : encode(message)) to.number(static_cast<uint8_t>(byte));
-    }
+    to.raw(up.identity.incarnation.bytes);
   }
 }
 
