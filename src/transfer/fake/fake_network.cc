@@ -12,6 +12,7 @@ namespace baton::transfer::fake {
 namespace {
 
 constexpr Duration kSilenceMax = std::chrono::seconds(1);
+constexpr Duration kHandshakeMax = std::chrono::seconds(2);
 
 template <class... Kinds>
 bool is_any(const Message& message) {
@@ -34,6 +35,9 @@ Duration FakeNetwork::delay() {
 Time FakeNetwork::next_due() const {
   Time next = kNever;
   for (const auto& connection : connections_) {
+    if (connection->open && connection->silent_since != kNever)
+      next = std::min(next, connection->silent_since + kSilenceMax);
+    if (connection->open && is_parted(*connection)) continue;
     for (const End& end : connection->ends) {
       if (end.mover != nullptr && !end.mover->frozen_ && !end.arriving.empty())
         next = std::min(next, end.arriving.front().due);
@@ -47,12 +51,19 @@ void FakeNetwork::connect(FakeMover& from, const Connect& command) {
   Connection& connection = *connections_.back();
   connection.ends[0].mover = &from;
   connection.ends[0].id = command.peer;
+  connection.ends[0].port = from.port_;
+  connection.ends[1].port = command.port;
   const std::string where = fmt::format("{}:{}", command.host, command.port);
   const auto to = std::ranges::find_if(movers_, [&](const FakeMover* mover) {
     return mover->host_ == command.host && mover->port_ == command.port;
   });
   if (to == movers_.end())
     return send(connection, 0, Lost{{Code::kUnavailable, where + ": connect: refused"}});
+  if ((*to)->frozen_ || is_parted(connection)) {
+    connection.ends[0].arriving.push_back(
+        {now_ + kHandshakeMax, Lost{{Code::kUnavailable, where + ": the handshake took more than 2 s"}}});
+    return;
+  }
   const std::string mismatch = find_mismatch((*to)->identity_, from.identity_);
   if (!mismatch.empty())
     return send(connection, 0, Lost{{Code::kUnavailable, where + ": the peer refuses: " + mismatch}});
@@ -60,8 +71,8 @@ void FakeNetwork::connect(FakeMover& from, const Connect& command) {
   connection.ends[1].id = PeerId{next_accepted_++};
   connection.flow = command.flow;
   connection.open = true;
-  send(connection, 0, Up{});
-  send(connection, 1, Up{});
+  send(connection, 0, Up{(*to)->identity_});
+  send(connection, 1, Up{from.identity_});
 }
 
 void FakeNetwork::send(Connection& connection, size_t to, Parcel parcel) {
@@ -84,16 +95,67 @@ void FakeNetwork::end(Connection& connection, const std::string& reason) {
   }
 }
 
+// What a process sent before it died may still arrive, or be lost with its connection. Who is parted from it
+// hears nothing at all.
 void FakeNetwork::leave(FakeMover& mover) {
   for (const auto& connection : connections_) {
-    for (End& end : connection->ends) {
+    for (size_t i = 0; i < 2; ++i) {
+      End& end = connection->ends[i];
       if (end.mover != &mover) continue;
-      this->end(*connection, "the peer closed the connection");
       end.mover = nullptr;
       end.arriving.clear();
+      if (!connection->open || is_parted(*connection)) continue;
+      connection->open = false;
+      End& other = connection->ends[1 - i];
+      if (other.mover == nullptr) continue;
+      if (random_() % 2 == 0) other.arriving.clear();
+      other.last_due = std::max(other.last_due, now_);
+      other.arriving.push_back(
+          {other.last_due, Lost{{Code::kUnavailable, "the peer closed the connection"}}});
     }
   }
   std::erase(movers_, &mover);
+  note_silence();
+}
+
+bool FakeNetwork::is_parted(const Connection& connection) const {
+  return !parted_.empty() && parted_.contains(std::minmax(connection.ends[0].port, connection.ends[1].port));
+}
+
+void FakeNetwork::part(uint16_t one, uint16_t other, bool parted) {
+  const std::pair<uint16_t, uint16_t> pair = std::minmax(one, other);
+  if (parted) parted_.insert(pair);
+  if (!parted) parted_.erase(pair);
+  note_silence();
+}
+
+// On which connections one end hears nothing of the other.
+void FakeNetwork::note_silence() {
+  for (const auto& connection : connections_) {
+    const bool is_silent =
+        is_parted(*connection) || std::ranges::any_of(connection->ends, [](const End& end) {
+          return end.mover == nullptr || end.mover->frozen_;
+        });
+    if (!is_silent) connection->silent_since = kNever;
+    if (is_silent && connection->silent_since == kNever) connection->silent_since = now_;
+  }
+}
+
+// Between parted ends everything on the way is lost; what has reached a stopped process waits there.
+void FakeNetwork::end_silent() {
+  for (const auto& connection : connections_) {
+    if (!connection->open || connection->silent_since == kNever ||
+        now_ < connection->silent_since + kSilenceMax)
+      continue;
+    connection->open = false;
+    const bool is_lost = is_parted(*connection);
+    for (End& end : connection->ends) {
+      if (is_lost || end.mover == nullptr) end.arriving.clear();
+      if (end.mover == nullptr) continue;
+      end.last_due = std::max(end.last_due, now_);
+      end.arriving.push_back({end.last_due, Lost{{Code::kUnavailable, "silent for more than 1 s"}}});
+    }
+  }
 }
 
 bool FakeNetwork::cut_any() {
@@ -106,17 +168,9 @@ bool FakeNetwork::cut_any() {
   return true;
 }
 
-void FakeNetwork::freeze(const FakeMover& mover, bool frozen) {
-  const_cast<FakeMover&>(mover).frozen_ = frozen;
-  if (!frozen) return;
-  for (const auto& connection : connections_) {
-    const bool touches = connection->ends[0].mover == &mover || connection->ends[1].mover == &mover;
-    if (!connection->open || !touches) continue;
-    end(*connection, "silent for more than 1 s");
-    for (End& one : connection->ends) {
-      if (one.mover != nullptr) one.arriving.front().due = now_ + kSilenceMax;
-    }
-  }
+void FakeNetwork::freeze(FakeMover& mover, bool frozen) {
+  mover.frozen_ = frozen;
+  note_silence();
 }
 
 FakeMover::~FakeMover() { network_.leave(*this); }
@@ -179,10 +233,12 @@ void FakeMover::execute(Command command) {
 
 std::vector<MoverEvent> FakeMover::poll(Duration /*timeout*/) {
   if (frozen_) return {};
+  network_.end_silent();
   for (size_t c = 0; c < network_.connections_.size(); ++c) {
     FakeNetwork::Connection& connection = *network_.connections_[c];
     for (size_t i = 0; i < 2; ++i) {
       FakeNetwork::End& end = connection.ends[i];
+      if (connection.open && network_.is_parted(connection)) continue;
       while (end.mover == this && !end.arriving.empty() && end.arriving.front().due <= network_.now_) {
         FakeNetwork::Parcel parcel = std::move(end.arriving.front().parcel);
         end.arriving.pop_front();
@@ -199,10 +255,10 @@ std::vector<MoverEvent> FakeMover::poll(Duration /*timeout*/) {
 
 void FakeMover::take(FakeNetwork::Connection& connection, size_t at, FakeNetwork::Parcel& parcel) {
   FakeNetwork::End& end = connection.ends[at];
-  if (std::holds_alternative<FakeNetwork::Up>(parcel)) {
+  if (const auto* const up = std::get_if<FakeNetwork::Up>(&parcel)) {
     end.up = true;
     events_.emplace_back(PeerUp{.peer = end.id,
-                                .identity = connection.ends[1 - at].mover->identity_,
+                                .identity = up->peer,
                                 .transport = Transport::kFake,
                                 .authenticated = true,
                                 .flow = connection.flow});

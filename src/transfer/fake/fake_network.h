@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <set>
 #include <string>
 #include <utility>
 #include <variant>
@@ -44,8 +45,12 @@ class FakeNetwork {
 
   // Ends a connection that is open, chosen by the seed. False if there is none.
   bool cut_any();
-  // Nothing is delivered to this process until it thaws; its peers see silence after a second.
-  void freeze(const FakeMover& mover, bool frozen);
+  // As when a process is stopped (SIGSTOP): it takes nothing until it thaws, and finds then what has reached
+  // it before its peers lost it, which they do after a second of silence.
+  void freeze(FakeMover& mover, bool frozen);
+  // Nothing passes between what listens on these ports, now and in later lives; after a second both lose each
+  // other.
+  void part(uint16_t one, uint16_t other, bool parted);
 
  private:
   friend class FakeMover;
@@ -53,7 +58,9 @@ class FakeNetwork {
     KvFrame frame;
     std::vector<std::byte> bytes;
   };
-  struct Up {};
+  struct Up {
+    Identity peer;
+  };
   struct Lost {
     Error error;
   };
@@ -65,6 +72,7 @@ class FakeNetwork {
   // One end of a connection.
   struct End {
     FakeMover* mover = nullptr;
+    uint16_t port = 0;
     PeerId id{};
     std::deque<Delivery> arriving;
     Time last_due;
@@ -74,18 +82,23 @@ class FakeNetwork {
     std::array<End, 2> ends;  // who connected, who listened
     Flow flow = Flow::kToCaller;
     bool open = false;
+    Time silent_since = kNever;
   };
 
   void connect(FakeMover& from, const Connect& command);
   void send(Connection& connection, size_t to, Parcel parcel);
   void end(Connection& connection, const std::string& reason);
   void leave(FakeMover& mover);
+  bool is_parted(const Connection& connection) const;
+  void note_silence();
+  void end_silent();
   Duration delay();
 
   FakeNetworkConfig config_;
   std::mt19937_64 random_;
   Time now_;
   std::vector<FakeMover*> movers_;
+  std::set<std::pair<uint16_t, uint16_t>> parted_;  // ports, the lower first
   std::vector<std::unique_ptr<Connection>> connections_;
   uint64_t next_accepted_ = kAcceptedPeers;
 };
@@ -98,6 +111,8 @@ class FakeMover final : public KvMover {
   // Never waits.
   std::vector<MoverEvent> poll(Duration timeout) override;
   void wake() override {}
+  // Whether poll() goes on with pushes.
+  bool is_sending() const { return !outflows_.empty() || !events_.empty(); }
 
  private:
   friend class FakeNetwork;
