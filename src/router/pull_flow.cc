@@ -241,7 +241,7 @@ void PullFlow::on_event(std::string_view raw, std::string_view data, std::string
 }
 
 void PullFlow::on_stream_end(const Result<void>& end, Time now, std::string& out) {
-  const bool whole = end.has_value() && saw_done_;
+  const bool whole = saw_done_;  // however the connection ended after it
   if (!whole && !saw_error_) {
     const std::string why = end ? "its stream ended without [DONE]" : end.error().message;
     const Error error = named(d_.instance(), {Code::kUnavailable, why});

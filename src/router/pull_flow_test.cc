@@ -235,6 +235,22 @@ TEST_F(PullFlowTest, AnInstancesRetryAfterIsPassedOn) {
   EXPECT_EQ(as<Reply>(step).retry_after, "17");
 }
 
+TEST_F(PullFlowTest, WhatBreaksAfterDoneIsNobodysBusiness) {
+  PullFlow f = flow(R"({"stream":true})");
+  f.start(kNow);
+  f.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
+  f.on_decode_head();
+  std::string out;
+  f.on_event("data: {}\n\n", "{}", out);
+  f.on_event("data: [DONE]\n\n", "[DONE]", out);
+  f.on_stream_end(fail(Code::kUnavailable, "connection reset"), kNow, out);
+  EXPECT_EQ(out, "data: {}\n\ndata: [DONE]\n\n");
+  EXPECT_EQ(f.outcome(), "ok");
+  EXPECT_TRUE(f.take_cleanups().empty());
+  EXPECT_EQ(registry_.find(*f.decode_instance())->health, Health::kUp);
+  expect_all_released();
+}
+
 TEST_F(PullFlowTest, AWholeAnswerThatIsNoneIsTriedElsewhereAndNeverA200) {
   for (const std::string_view body : {"", "oops", "[1]", "{\"choices\":"}) {
     PullFlow f = flow("{}", 2);
