@@ -405,7 +405,7 @@ D resume => waits
 P 200 {"choices":[],"usage":{"prompt_tokens_details":{"cached_tokens":4}}} => ok
 D resume => data: {"choices":[],"usage":{"prompt_tokens_details":{"cached_tokens":4}}}|
 D event [DONE] => data: [DONE]|
-D end => ok
+D end cut => ok
 )");
   Play play(true, Route::kCompletions, "{}");
   play.play("start\npost cmpl-id-0 d:1");

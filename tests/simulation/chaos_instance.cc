@@ -46,6 +46,11 @@ void Instance::start() {
                          *arena_);
   engine::Surroundings surroundings;
   surroundings.poll_interrupt = [this](uint32_t) { return random_() % 100 < options_.interrupt_percent; };
+  if (options_.emits_layers) {
+    surroundings.emit = [this](std::vector<transfer::Command> commands) {
+      for (auto& command : commands) mover_->execute(std::move(command));
+    };
+  }
   engine_.emplace(options_.engine, *model_, *arena_, std::move(surroundings));
   served_->identity = {.protocol = api::kHandoverProtocol,
                        .version = "sim",
@@ -58,7 +63,8 @@ void Instance::start() {
                        .block_size = static_cast<int32_t>(info.kv_layout.block_tokens),
                        .max_model_len = kMaxModelLen,
                        .tensor_parallel_size = 1,
-                       .kv_port = port()};
+                       .kv_port = port(),
+                       .order = options_.order};
 }
 
 void Instance::kill(Time now) {
@@ -85,6 +91,8 @@ void Instance::take(const Call& call, Piece piece, Time now) {
     case Piece::Kind::kAbort:
       if (is_alive()) abort(piece.bytes);
       return wire_.leave(call.id, Wire::End::kInstance, now);
+    case Piece::Kind::kPostOver:
+      return nobody_comes(call.id, piece.bytes);
     default:
       return hang_up(call.id);
   }
@@ -114,7 +122,8 @@ Result<engine::Request> Instance::build(const std::string& body, Open& open) {
   TRY(auto request, serve::build_request(*served_, parsed, handover, prompt.tokens,
                                          api::kCompletionTokensDefault, draws, why));
   open.hold = request.hold;
-  open.has_remote = handover.remote.has_value();
+  open.has_remote = handover.remote && !handover.metaserver;
+  open.reserved = request.transfer;
   open.stream = parsed.stream;
   open.sampling = request.sampling;
   open.prompt_tokens = static_cast<uint32_t>(request.prompt.size());
@@ -133,6 +142,13 @@ void Instance::hang_up(uint64_t call) {
     inbox_.emplace_back(engine::Abort{RequestId{at->first}, "the client is gone"});
     if (at->second.hold) inbox_.emplace_back(engine::ReleaseHeld{*at->second.hold, "the client is gone"});
     at = open_.erase(at);
+  }
+}
+
+void Instance::nobody_comes(uint64_t call, const std::string& why) {
+  for (const auto& [id, open] : open_) {
+    if (open.call == call)
+      inbox_.emplace_back(engine::ReservationRefused{open.reserved, {Code::kUnavailable, why}});
   }
 }
 
@@ -177,6 +193,10 @@ void Instance::answer(const engine::Answer& one, Time now) {
     open.params =
         serve::render_held(*held, open.sampling, {.host = "sim", .port = port(), .identity = &identity()},
                            {.prompt_tokens = open.prompt_tokens, .cached_tokens = open.cached_tokens});
+  } else if (const auto* reserved = std::get_if<engine::ReservedEvent>(&one)) {
+    std::string post = serve::render_reserved(*reserved, fmt::format("cmpl-{}-0", open.external_id),
+                                              {.host = "sim", .port = port(), .identity = &identity()});
+    wire_.send(open.call, Wire::End::kProxy, {.kind = Piece::Kind::kPost, .bytes = std::move(post)}, now);
   } else if (std::holds_alternative<engine::FinishedEvent>(one)) {
     finish(open, now);
     open_.erase(found);

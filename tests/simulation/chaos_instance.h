@@ -23,6 +23,8 @@ namespace baton::simulation::chaos {
 struct InstanceOptions {
   size_t index = 0;
   api::Role role{};
+  api::HandoverOrder order{};
+  bool emits_layers = false;  // while a pass goes on, else at its end
   uint32_t block_tokens = 16;
   uint32_t arena_blocks = 32;
   uint32_t interrupt_percent = 0;  // passes that are ended early
@@ -64,6 +66,7 @@ class Instance {
     uint64_t call = 0;
     std::string external_id;
     std::optional<HandoverId> hold;
+    TransferId reserved;  // layer-wise, D
     bool has_remote = false;
     bool kv_unused = false;
     bool stream = false;
@@ -85,6 +88,7 @@ class Instance {
   Result<engine::Request> build(const std::string& body, Open& open);
   void hang_up(uint64_t call);
   void abort(const std::string& id);
+  void nobody_comes(uint64_t call, const std::string& why);
   void answer(const engine::Answer& answer, Time now);
   void take_tokens(Open& open, const engine::TokensEvent& event, Time now);
   void finish(Open& open, Time now);

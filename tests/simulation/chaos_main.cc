@@ -43,9 +43,9 @@ struct Total {
   Report report;
 };
 
-void print_row(const char* name, const Total& total) {
+void print_row(const std::string& name, const Total& total) {
   const Report& all = total.report;
-  fmt::print("{:8}{:>8}{:>10}{:>10}{:>9}{:>9}{:>9}{:>9}{:>11}{:>9}{:>12}\n", name, total.seeds, all.requests,
+  fmt::print("{:20}{:>8}{:>10}{:>10}{:>9}{:>9}{:>9}{:>9}{:>11}{:>9}{:>12}\n", name, total.seeds, all.requests,
              all.answered, all.refused, all.failed, all.left, all.landed, all.recomputed, all.faults,
              all.steps);
 }
@@ -63,7 +63,7 @@ int run_all(const Arguments& arguments) {
   std::atomic<uint64_t> next = 0;
   std::atomic<bool> has_failed = false;
   std::mutex mutex;
-  std::map<Weather, Total> totals;
+  std::map<std::pair<api::HandoverOrder, Weather>, Total> totals;
   const auto work = [&] {
     Stage stage(questions);
     while (!has_failed && (arguments.seconds <= 0 || elapsed() < arguments.seconds)) {
@@ -72,7 +72,7 @@ int run_all(const Arguments& arguments) {
       const uint64_t seed = arguments.seed + i;
       const Report report = stage.run({.seed = seed, .requests = arguments.per_seed});
       const std::lock_guard lock(mutex);
-      Total& total = totals[weather_of(seed)];
+      Total& total = totals[{order_of(seed), weather_of(seed)}];
       ++total.seeds;
       total.report.add(report);
       if (report.violation.empty()) continue;
@@ -86,10 +86,11 @@ int run_all(const Arguments& arguments) {
   for (std::thread& thread : threads) thread.join();
 
   Total all;
-  fmt::print("{:8}{:>8}{:>10}{:>10}{:>9}{:>9}{:>9}{:>9}{:>11}{:>9}{:>12}\n", "weather", "seeds", "requests",
-             "answered", "refused", "failed", "left", "landed", "recomputed", "faults", "steps");
-  for (const auto& [weather, total] : totals) {
-    print_row(weather_name(weather), total);
+  fmt::print("{:20}{:>8}{:>10}{:>10}{:>9}{:>9}{:>9}{:>9}{:>11}{:>9}{:>12}\n", "order, weather", "seeds",
+             "requests", "answered", "refused", "failed", "left", "landed", "recomputed", "faults", "steps");
+  for (const auto& [kind, total] : totals) {
+    const char* const order = kind.first == api::HandoverOrder::kPull ? "pull" : "layer-wise";
+    print_row(fmt::format("{}, {}", order, weather_name(kind.second)), total);
     all.seeds += total.seeds;
     all.report.add(total.report);
   }

@@ -37,22 +37,36 @@ void Proxy::request(size_t client, const std::string& body, std::string request_
   flight.body = body;
   auto read = router::read_client_body(router::Route::kCompletions, flight.body);
   CHECK(read.has_value(), "{}", read.error().message);
-  flight.flow = std::make_unique<router::PullFlow>(*registry_, options_.limits, std::move(*read),
-                                                   std::move(request_id), 7);
-  flight.flow->set_wake([this, id] { woken_.insert(id); });
-  carry_out(id, flight.flow->start(now), now);
+  if (options_.order == api::HandoverOrder::kPull) {
+    flight.pull = std::make_unique<router::PullFlow>(*registry_, options_.limits, std::move(*read),
+                                                     std::move(request_id), 7);
+  } else {
+    flight.layerwise = std::make_unique<router::LayerwiseFlow>(
+        *registry_, options_.limits, std::move(*read), std::move(request_id), 7,
+        [](const router::Instance&) { return "http://sim/v1/metaserver"; });
+  }
+  tell_flow(flight, [&](auto& flow) { flow.set_wake([this, id] { woken_.insert(id); }); });
+  carry_out(id, ask_flow(flight, [&](auto& flow) { return flow.start(now); }), now);
 }
 
 void Proxy::client_left(size_t client, Time now) {
   const auto at =
       std::ranges::find_if(flights_, [&](const auto& entry) { return entry.second.client == client; });
   if (at == flights_.end()) return;
-  at->second.flow->on_client_gone();
+  tell_flow(at->second, [](auto& flow) { flow.on_client_gone(); });
   end(at->first, {.status = 499, .bytes = {}, .is_over = true}, now);
 }
 
+void Proxy::close(uint64_t& call, Time now) {
+  if (call == 0) return;
+  wire_.leave(call, Wire::End::kProxy, now);
+  by_call_.erase(std::exchange(call, 0));
+}
+
 void Proxy::clean_up(Flight& flight, Time now) {
-  for (const router::Cleanup& cleanup : flight.flow->take_cleanups()) {
+  std::vector<router::Cleanup> cleanups;
+  tell_flow(flight, [&](auto& flow) { cleanups = flow.take_cleanups(); });
+  for (const router::Cleanup& cleanup : cleanups) {
     const auto backend = std::ranges::find(backends_, cleanup.port, &Backend::port) - backends_.begin();
     for (const std::string& id : cleanup.ids) {
       const uint64_t call = wire_.open(index_, static_cast<size_t>(backend), {},
@@ -65,54 +79,62 @@ void Proxy::clean_up(Flight& flight, Time now) {
 void Proxy::end(uint64_t id, Received received, Time now) {
   Flight& flight = flights_.at(id);
   clean_up(flight, now);
-  if (flight.call != 0) {
-    wire_.leave(flight.call, Wire::End::kProxy, now);
-    by_call_.erase(flight.call);
-  }
+  close(flight.call, now);
+  close(flight.p_call, now);
   received.is_over = true;
   receive_(flight.client, received);
-  // Its end may make room: the flow must not be looked at while it goes.
-  const auto flow = std::move(flight.flow);
-  flights_.erase(id);
+  // Its end may make room and wake others: it is no longer among them then.
+  const auto node = flights_.extract(id);
 }
 
-void Proxy::ask(Flight& flight, router::InstanceId instance, std::string body, bool is_prefill, Time now) {
+size_t Proxy::backend_of(router::InstanceId instance) const {
   const auto at = std::ranges::find(ids_, instance);
   CHECK(at != ids_.end(), "an instance that is not known");
-  flight.backend = static_cast<size_t>(at - ids_.begin());
-  flight.is_prefill = is_prefill;
-  flight.waits = Flight::Waits::kAnswer;
-  flight.until = now + kAnswerMax;
-  flight.call = wire_.open(index_, flight.backend, flight.flow->request_id(),
-                           {.kind = Piece::Kind::kBegin, .bytes = std::move(body)}, now);
+  return static_cast<size_t>(at - ids_.begin());
 }
 
-void Proxy::carry_out(uint64_t id, router::Step step, Time now) {
+uint64_t Proxy::ask(uint64_t id, router::InstanceId instance, std::string body, Time now) {
+  std::string name;
+  tell_flow(flights_.at(id), [&](auto& flow) { name = flow.request_id(); });
+  const uint64_t call = wire_.open(index_, backend_of(instance), std::move(name),
+                                   {.kind = Piece::Kind::kBegin, .bytes = std::move(body)}, now);
+  by_call_[call] = id;
+  return call;
+}
+
+void Proxy::carry_out(uint64_t id, AnyStep step, Time now) {
   Flight& flight = flights_.at(id);
   clean_up(flight, now);
-  if (flight.call != 0 && !std::holds_alternative<router::Relay>(step)) {
-    wire_.leave(flight.call, Wire::End::kProxy, now);
-    by_call_.erase(std::exchange(flight.call, 0));
-  }
+  const bool keeps_call =
+      std::holds_alternative<router::Relay>(step) || std::holds_alternative<router::AwaitPrefill>(step);
+  if (!keeps_call) close(flight.call, now);
   flight.until = kNever;
-  flight.waits = Flight::Waits::kNothing;
-  if (auto* const prefill = std::get_if<router::AskPrefill>(&step)) {
-    ask(flight, prefill->instance, std::move(prefill->body), true, now);
-    by_call_[flight.call] = id;
-  } else if (auto* const decode = std::get_if<router::AskDecode>(&step)) {
-    ask(flight, decode->instance, std::move(decode->body), false, now);
-    by_call_[flight.call] = id;
+  flight.waits = Waits::kNothing;
+  auto* const prefill = std::get_if<router::AskPrefill>(&step);
+  auto* const decode = std::get_if<router::AskDecode>(&step);
+  if (prefill != nullptr || decode != nullptr) {
+    const router::InstanceId instance = prefill != nullptr ? prefill->instance : decode->instance;
+    flight.is_prefill = prefill != nullptr;
+    flight.backend = backend_of(instance);
+    flight.call = ask(id, instance, std::move(prefill != nullptr ? prefill->body : decode->body), now);
+    flight.waits = Waits::kAnswer;
+    flight.until = now + kAnswerMax;
   } else if (const auto* const pause = std::get_if<router::Pause>(&step)) {
-    flight.waits = Flight::Waits::kPause;
+    close(flight.p_call, now);
+    flight.p_waits = Waits::kNothing;
+    flight.p_until = kNever;
+    flight.waits = Waits::kPause;
     flight.until = now + pause->duration;
   } else if (const auto* const wait = std::get_if<router::Wait>(&step)) {
-    flight.waits = Flight::Waits::kRoom;
+    flight.waits = Waits::kRoom;
     flight.until = now + wait->duration;
   } else if (std::holds_alternative<router::Relay>(step)) {
     flight.relays = true;
     flight.begun = false;
-    flight.waits = Flight::Waits::kAnswer;
+    flight.waits = Waits::kAnswer;
     flight.until = now + kAnswerMax;
+  } else if (std::holds_alternative<router::AwaitPrefill>(step)) {
+    await_prefill(id, now);
   } else if (auto* const reply = std::get_if<router::Reply>(&step)) {
     end(id, {.status = reply->status, .bytes = std::move(reply->body)}, now);
   } else {
@@ -120,91 +142,206 @@ void Proxy::carry_out(uint64_t id, router::Step step, Time now) {
   }
 }
 
+// ---- D, and P in the pull order ----
+
 void Proxy::take(const Call& call, Piece piece, Time now) {
   const auto at = by_call_.find(call.id);
-  if (at != by_call_.end()) piece_of_answer(at->second, std::move(piece), now);
+  if (at == by_call_.end()) return;
+  const uint64_t id = at->second;
+  Flight& flight = flights_.at(id);
+  if (call.id == flight.p_call) {
+    if (piece.kind == Piece::Kind::kBroken) return prefilled(id, fail(Code::kUnavailable, piece.bytes), now);
+    return prefilled(id, router::UpstreamAnswer{piece.status, std::move(piece.bytes)}, now);
+  }
+  if (piece.kind == Piece::Kind::kPost) return post(id, piece.bytes, now);
+  if (flight.waits == Waits::kPrefill) return flight.later.push_back(std::move(piece));
+  piece_of_answer(id, std::move(piece), now);
 }
 
 void Proxy::piece_of_answer(uint64_t id, Piece piece, Time now) {
   Flight& flight = flights_.at(id);
   flight.until = now + kAnswerMax;
   if (piece.kind == Piece::Kind::kBroken) return broke(id, {Code::kUnavailable, piece.bytes}, now);
-  if (flight.is_prefill)
-    return carry_out(
-        id, flight.flow->on_prefill(router::UpstreamAnswer{piece.status, std::move(piece.bytes)}, now), now);
+  router::UpstreamAnswer answer{piece.status, std::move(piece.bytes)};
+  if (flight.is_prefill) {
+    const router::Step step = flight.pull->on_prefill(std::move(answer), now);
+    return carry_out(id, std::visit([](const auto& one) { return AnyStep(one); }, step), now);
+  }
+  if (piece.kv_unused) flight.pull->on_kv_unused();
   switch (piece.kind) {
     case Piece::Kind::kHead:
-      if (piece.kv_unused) flight.flow->on_kv_unused();
-      CHECK(flight.flow->relays(piece.status), "a stream for a client that asked for none");
-      return carry_out(id, flight.flow->on_decode_head(), now);
+      return carry_out(id, ask_flow(flight, [](auto& flow) { return flow.on_decode_head(); }), now);
     case Piece::Kind::kEvent:
-      return event_of_stream(flight, piece.bytes);
+      return event_of_stream(id, answer.body, now);
     case Piece::Kind::kEnd:
       return stream_ended(id, {}, now);
     case Piece::Kind::kWhole:
-      if (piece.kv_unused) flight.flow->on_kv_unused();
       return carry_out(
-          id, flight.flow->on_decode_whole(router::UpstreamAnswer{piece.status, std::move(piece.bytes)}, now),
+          id, ask_flow(flight, [&](auto& flow) { return flow.on_decode_whole(std::move(answer), now); }),
           now);
     default:
       CHECK(false, "piece {}", static_cast<int>(piece.kind));
   }
 }
 
-void Proxy::event_of_stream(Flight& flight, const std::string& data) {
+void Proxy::event_of_stream(uint64_t id, const std::string& data, Time now) {
+  Flight& flight = flights_.at(id);
   if (!flight.begun && data == "[DONE]") return;  // an end before any beginning is no answer
-  flight.begun = true;
-  flight.flow->on_event("data: " + data + "\n\n", data, flight.out);
+  tell_flow(flight, [&](auto& flow) { flow.on_event("data: " + data + "\n\n", data, flight.out); });
+  flight.begun = flight.begun || !flight.out.empty();
+  if (flight.layerwise && flight.layerwise->waits()) await_prefill(id, now);
 }
 
 void Proxy::stream_ended(uint64_t id, const Result<void>& end_of_stream, Time now) {
   Flight& flight = flights_.at(id);
   flight.relays = false;
-  if (!flight.begun) return carry_out(id, flight.flow->on_decode_empty(end_of_stream, now), now);
-  flight.flow->on_stream_end(end_of_stream, now, flight.out);
+  if (!flight.begun)
+    return carry_out(
+        id, ask_flow(flight, [&](auto& flow) { return flow.on_decode_empty(end_of_stream, now); }), now);
+  tell_flow(flight, [&](auto& flow) { flow.on_stream_end(end_of_stream, now, flight.out); });
   end(id, {.status = 200, .bytes = std::move(flight.out)}, now);
 }
 
 void Proxy::broke(uint64_t id, const Error& error, Time now) {
   Flight& flight = flights_.at(id);
-  if (flight.is_prefill) return carry_out(id, flight.flow->on_prefill(Failure(error), now), now);
   if (flight.relays) return stream_ended(id, Failure(error), now);
-  carry_out(id, flight.flow->on_decode_whole(Failure(error), now), now);
+  carry_out(id,
+            ask_flow(flight,
+                     [&](auto& flow) {
+                       if constexpr (requires { flow.on_kv_unused(); }) {
+                         if (flight.is_prefill) return flow.on_prefill(Failure(error), now);
+                       }
+                       return flow.on_decode_whole(Failure(error), now);
+                     }),
+            now);
+}
+
+// ---- P in the layer-wise order ----
+
+void Proxy::post(uint64_t id, const std::string& body, Time now) {
+  Flight& flight = flights_.at(id);
+  const auto read = router::read_metaserver_post(body);
+  CHECK(read.has_value(), "{}", read.error().message);
+  router::PostVerdict verdict = flight.layerwise->on_post(*read, true, now);
+  if (verdict.status != 200) {
+    wire_.send(flight.call, Wire::End::kInstance, {.kind = Piece::Kind::kPostOver, .bytes = verdict.detail},
+               now);
+  }
+  if (verdict.begins) carry_out_prefill(id, std::move(*verdict.begins), now);
+}
+
+void Proxy::carry_out_prefill(uint64_t id, router::PrefillStep step, Time now) {
+  Flight& flight = flights_.at(id);
+  clean_up(flight, now);
+  close(flight.p_call, now);
+  flight.p_waits = Waits::kNothing;
+  flight.p_until = kNever;
+  if (auto* const prefill = std::get_if<router::AskPrefill>(&step)) {
+    flight.p_backend = backend_of(prefill->instance);
+    flight.p_call = ask(id, prefill->instance, std::move(prefill->body), now);
+    flight.p_waits = Waits::kAnswer;
+    flight.p_until = now + kAnswerMax;
+  } else if (const auto* const pause = std::get_if<router::Pause>(&step)) {
+    flight.p_waits = Waits::kPause;
+    flight.p_until = now + pause->duration;
+  } else {
+    const auto& over = std::get<router::PrefillOver>(step);
+    if (!over.ok)
+      wire_.send(flight.call, Wire::End::kInstance, {.kind = Piece::Kind::kPostOver, .bytes = over.detail},
+                 now);
+    if (flight.waits == Waits::kPrefill) prefill_is_over(id, now);
+  }
+}
+
+void Proxy::prefilled(uint64_t id, Result<router::UpstreamAnswer> answer, Time now) {
+  carry_out_prefill(id, flights_.at(id).layerwise->on_prefill(std::move(answer), now), now);
+}
+
+// D's whole answer, or an event of its stream, needs P's part.
+void Proxy::await_prefill(uint64_t id, Time now) {
+  Flight& flight = flights_.at(id);
+  flight.waits = Waits::kPrefill;
+  const auto limit = flight.layerwise->prefill_wait();
+  flight.until = limit ? now + *limit : kNever;
+  if (auto step = flight.layerwise->prefill_for_prompt(now))
+    return carry_out_prefill(id, std::move(*step), now);
+  if (flight.p_waits == Waits::kNothing) prefill_is_over(id, now);
+}
+
+void Proxy::prefill_is_over(uint64_t id, Time now) {
+  Flight& flight = flights_.at(id);
+  flight.waits = Waits::kAnswer;
+  flight.until = now + kAnswerMax;
+  if (!flight.relays) {
+    const router::LayerwiseStep step = flight.layerwise->on_prefill_over(now);
+    return carry_out(id, std::visit([](const auto& one) { return AnyStep(one); }, step), now);
+  }
+  if (const auto resumed = flight.layerwise->resume(flight.out); !resumed)
+    return stream_ended(id, Failure(resumed.error()), now);
+  CHECK(!flight.layerwise->waits(), "an event waits for a P that has ended");
+  flight.begun = flight.begun || !flight.out.empty();
+  auto later = std::exchange(flight.later, {});
+  for (Piece& piece : later) {
+    const auto at = flights_.find(id);
+    if (at == flights_.end()) return;
+    if (at->second.waits == Waits::kPrefill) {
+      at->second.later.push_back(std::move(piece));
+    } else {
+      piece_of_answer(id, std::move(piece), now);
+    }
+  }
+}
+
+// ---- time ----
+
+void Proxy::out_of_time(uint64_t id, Time now) {
+  Flight& flight = flights_.at(id);
+  switch (flight.waits) {
+    case Waits::kAnswer:
+      return broke(id, {Code::kTimeout, "no answer in time"}, now);
+    case Waits::kPause:
+      return carry_out(id, ask_flow(flight, [&](auto& flow) { return flow.on_pause_done(now); }), now);
+    case Waits::kRoom:
+      return carry_out(id, ask_flow(flight, [&](auto& flow) { return flow.on_wait_over(); }), now);
+    case Waits::kPrefill:
+      flight.layerwise->on_prefill_late();
+      clean_up(flight, now);
+      close(flight.p_call, now);
+      flight.p_waits = Waits::kNothing;
+      flight.p_until = kNever;
+      return prefill_is_over(id, now);
+    case Waits::kNothing:
+      CHECK(false, "a flight waits for nothing");
+  }
 }
 
 void Proxy::on_time(Time now) {
   std::vector<uint64_t> due;
   for (const auto& [id, flight] : flights_) {
-    if (flight.until <= now) due.push_back(id);
+    if (flight.until <= now || flight.p_until <= now) due.push_back(id);
   }
   for (const uint64_t id : due) {
     Flight& flight = flights_.at(id);
-    switch (flight.waits) {
-      case Flight::Waits::kAnswer:
-        broke(id, {Code::kTimeout, "no answer in time"}, now);
-        break;
-      case Flight::Waits::kPause:
-        carry_out(id, flight.flow->on_pause_done(now), now);
-        break;
-      case Flight::Waits::kRoom:
-        carry_out(id, flight.flow->on_wait_over(), now);
-        break;
-      case Flight::Waits::kNothing:
-        CHECK(false, "a flight waits for nothing");
+    if (flight.until <= now) {
+      out_of_time(id, now);
+    } else if (flight.p_waits == Waits::kPause) {
+      carry_out_prefill(id, flight.layerwise->on_prefill_pause_done(now), now);
+    } else {
+      prefilled(id, fail(Code::kTimeout, "no answer in time"), now);
     }
   }
   while (!woken_.empty()) {
     const uint64_t id = *woken_.begin();
     woken_.erase(woken_.begin());
     const auto at = flights_.find(id);
-    if (at != flights_.end() && at->second.waits == Flight::Waits::kRoom)
-      carry_out(id, at->second.flow->on_room(now), now);
+    if (at != flights_.end() && at->second.waits == Waits::kRoom)
+      carry_out(id, ask_flow(at->second, [&](auto& flow) { return flow.on_room(now); }), now);
   }
 }
 
 Time Proxy::next_time() const {
   Time next = woken_.empty() ? kNever : Time{};
-  for (const auto& [id, flight] : flights_) next = std::min(next, flight.until);
+  for (const auto& [id, flight] : flights_) next = std::min({next, flight.until, flight.p_until});
   return next;
 }
 
@@ -214,9 +351,19 @@ void Proxy::on_probe(size_t backend, const std::optional<api::InstanceIdentity>&
   registry_->on_probe_failed(ids_[backend], "no answer", now);
   std::vector<uint64_t> waiting;
   for (const auto& [id, flight] : flights_) {
-    if (flight.waits == Flight::Waits::kAnswer && flight.backend == backend) waiting.push_back(id);
+    const bool is_asked = flight.waits == Waits::kAnswer && flight.backend == backend;
+    const bool is_prefilling = flight.p_waits == Waits::kAnswer && flight.p_backend == backend;
+    if (is_asked || is_prefilling) waiting.push_back(id);
   }
-  for (const uint64_t id : waiting) broke(id, {Code::kUnavailable, "it went down"}, now);
+  for (const uint64_t id : waiting) {
+    const Flight& flight = flights_.at(id);
+    const Error error{Code::kUnavailable, "it went down"};
+    if (flight.waits == Waits::kAnswer && flight.backend == backend) {
+      broke(id, error, now);
+    } else {
+      prefilled(id, Failure(error), now);
+    }
+  }
 }
 
 bool Proxy::is_up(size_t backend) const {

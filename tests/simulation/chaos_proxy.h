@@ -1,16 +1,19 @@
-// One proxy process of a chaos run: the shipped registry and pull flow, and a small shell in place of
-// proxy/exchange.cc that does what the flow says.
+// One proxy process of a chaos run: the shipped registry and flows of both orders, and a small shell in place
+// of proxy/exchange.cc and proxy/layerwise_exchange.cc that does what a flow says.
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <optional>
 #include <set>
 #include <string>
+#include <variant>
 #include <vector>
 
+#include "router/layerwise_flow.h"
 #include "router/pull_flow.h"
 #include "router/registry.h"
 #include "tests/simulation/chaos_wire.h"
@@ -25,6 +28,7 @@ struct Received {
 };
 
 struct ProxyOptions {
+  api::HandoverOrder order{};
   router::RegistryOptions registry;
   router::FlowLimits limits;
 };
@@ -63,27 +67,58 @@ class Proxy {
   std::string find_leak() const;  // empty: none
 
  private:
+  // A step of either flow's D.
+  using AnyStep = std::variant<router::AskPrefill, router::AskDecode, router::Pause, router::Reply,
+                               router::Relay, router::Split, router::Wait, router::AwaitPrefill>;
+  enum class Waits : uint8_t { kNothing, kAnswer, kPause, kRoom, kPrefill };
   struct Flight {
     size_t client = 0;
     std::string body;  // the flow has views into it
-    std::unique_ptr<router::PullFlow> flow;
+    std::unique_ptr<router::PullFlow> pull;
+    std::unique_ptr<router::LayerwiseFlow> layerwise;
     uint64_t call = 0;  // 0: none
     size_t backend = 0;
-    bool is_prefill = false;
+    bool is_prefill = false;  // the call, in the pull order
     bool relays = false;
     bool begun = false;
-    enum class Waits : uint8_t { kNothing, kAnswer, kPause, kRoom } waits{};
+    Waits waits = Waits::kNothing;
     Time until = kNever;
     std::string out;
+    std::deque<Piece> later;  // D's stream while an event waits for P
+    // layer-wise: P's part
+    uint64_t p_call = 0;
+    size_t p_backend = 0;
+    Waits p_waits = Waits::kNothing;
+    Time p_until = kNever;
   };
-  void carry_out(uint64_t id, router::Step step, Time now);
-  void ask(Flight& flight, router::InstanceId instance, std::string body, bool is_prefill, Time now);
+  template <class Call>
+  static AnyStep ask_flow(Flight& flight, Call call) {
+    const auto any = [](auto step) {
+      return std::visit([](auto& one) { return AnyStep(std::move(one)); }, step);
+    };
+    return flight.pull ? any(call(*flight.pull)) : any(call(*flight.layerwise));
+  }
+  template <class Call>
+  static void tell_flow(Flight& flight, Call call) {
+    flight.pull ? call(*flight.pull) : call(*flight.layerwise);
+  }
+  void carry_out(uint64_t id, AnyStep step, Time now);
+  uint64_t ask(uint64_t id, router::InstanceId instance, std::string body, Time now);
+  size_t backend_of(router::InstanceId instance) const;
   void piece_of_answer(uint64_t id, Piece piece, Time now);
-  void event_of_stream(Flight& flight, const std::string& data);
+  void event_of_stream(uint64_t id, const std::string& data, Time now);
   void stream_ended(uint64_t id, const Result<void>& end, Time now);
   void broke(uint64_t id, const Error& error, Time now);
+  void out_of_time(uint64_t id, Time now);
+  void close(uint64_t& call, Time now);
   void clean_up(Flight& flight, Time now);
   void end(uint64_t id, Received received, Time now);
+  // layer-wise
+  void post(uint64_t id, const std::string& body, Time now);
+  void carry_out_prefill(uint64_t id, router::PrefillStep step, Time now);
+  void prefilled(uint64_t id, Result<router::UpstreamAnswer> answer, Time now);
+  void await_prefill(uint64_t id, Time now);
+  void prefill_is_over(uint64_t id, Time now);
 
   size_t index_;
   ProxyOptions options_;

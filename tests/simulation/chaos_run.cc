@@ -102,6 +102,8 @@ Run::Run(const RunOptions& options, const Questions& questions,
 InstanceOptions Run::instance_options(size_t index, uint32_t block_tokens) {
   InstanceOptions options{.index = index,
                           .role = index < 2 ? api::Role::kPrefill : api::Role::kDecode,
+                          .order = order_of(options_.seed),
+                          .emits_layers = chance(50),
                           .block_tokens = block_tokens,
                           .arena_blocks = static_cast<uint32_t>(16 + draw(32)) * 16 / block_tokens,
                           .interrupt_percent = static_cast<uint32_t>(draw(8)),
@@ -129,7 +131,8 @@ void Run::build(std::vector<std::unique_ptr<serve::ServedModel>>& doors) {
   for (size_t i = 0; i < kInstances; ++i)
     instances_.push_back(std::make_unique<Instance>(instance_options(i, sizes[i < 2 ? 0 : 1]), *network_,
                                                     *wire_, *doors[i], random_()));
-  const ProxyOptions proxy{.registry = {.policy = static_cast<router::Policy>(draw(3)),
+  const ProxyOptions proxy{.order = order_of(options_.seed),
+                           .registry = {.policy = static_cast<router::Policy>(draw(3)),
                                         .in_flight_max = static_cast<uint32_t>(chance(30) ? 4 + draw(8) : 0),
                                         .waiting_max = 64},
                            .limits = {.queue_timeout = std::chrono::seconds(3)}};
@@ -412,6 +415,10 @@ Weather weather_of(uint64_t seed) {
   static constexpr std::array kWeathers = {Weather::kCalm, Weather::kGusty, Weather::kGusty,
                                            Weather::kStormy};
   return kWeathers[seed % kWeathers.size()];
+}
+
+api::HandoverOrder order_of(uint64_t seed) {
+  return seed / 4 % 2 == 0 ? api::HandoverOrder::kPull : api::HandoverOrder::kLayerwise;
 }
 
 void Report::add(const Report& other) {

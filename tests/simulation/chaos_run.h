@@ -22,6 +22,8 @@ namespace baton::simulation::chaos {
 // How much goes wrong. Chosen by the seed: a quarter of the runs each have none and many faults.
 enum class Weather : uint8_t { kCalm, kGusty, kStormy };
 Weather weather_of(uint64_t seed);
+// Every weather comes in both orders.
+api::HandoverOrder order_of(uint64_t seed);
 
 struct RunOptions {
   uint64_t seed = 1;
@@ -34,7 +36,7 @@ struct Report {
   uint64_t refused = 0;   // 429
   uint64_t failed = 0;    // other errors
   uint64_t left = 0;      // the client left first
-  uint64_t landed = 0;
+  uint64_t landed = 0;    // hand-overs
   uint64_t recomputed = 0;
   uint64_t faults = 0;
   uint64_t steps = 0;   // of engines

@@ -16,7 +16,8 @@
 namespace baton::simulation::chaos {
 
 struct Piece {
-  enum class Kind : uint8_t { kBegin, kAbort, kHead, kEvent, kWhole, kEnd, kBroken } kind{};
+  // kPost and kPostOver: D's post to the metaserver and its refusal; they share the fate of D's exchange.
+  enum class Kind : uint8_t { kBegin, kAbort, kPost, kPostOver, kHead, kEvent, kWhole, kEnd, kBroken } kind{};
   int status = 0;
   std::string bytes = {};  // a body, an event's data, or why it broke
   bool kv_unused = false;  // api::kKvUnusedHeader
