@@ -74,6 +74,7 @@ void Instance::kill(Time now) {
   arena_.reset();
   inbox_.clear();
   open_.clear();
+  left_.clear();
   wire_.leave_all(options_.index, Wire::End::kInstance, now);
 }
 
@@ -141,6 +142,7 @@ void Instance::hang_up(uint64_t call) {
     }
     inbox_.emplace_back(engine::Abort{RequestId{at->first}, "the client is gone"});
     if (at->second.hold) inbox_.emplace_back(engine::ReleaseHeld{*at->second.hold, "the client is gone"});
+    left_.insert(at->first);
     at = open_.erase(at);
   }
 }
@@ -180,7 +182,14 @@ void Instance::answer(const engine::Answer& one, Time now) {
   const uint64_t id = std::visit([](const auto& event) { return value(event.request); }, one);
   digest = (digest ^ (id * 31 + one.index())) * 0x9E3779B97F4A7C15U;
   const auto found = open_.find(id);
-  if (found == open_.end()) return;  // its client left
+  const bool is_end =
+      std::holds_alternative<engine::FinishedEvent>(one) || std::holds_alternative<engine::FailedEvent>(one);
+  if (found == open_.end()) {
+    if (!left_.contains(id))
+      violation = fmt::format("instance {}: an answer of request {}, which has ended", options_.index, id);
+    if (is_end) left_.erase(id);
+    return;
+  }
   Open& open = found->second;
   if (const auto* event = std::get_if<engine::PromptEvent>(&one)) {
     open.cached_tokens = event->cached_tokens;
@@ -273,6 +282,8 @@ void Instance::fail(Open& open, const Error& error, Time now) {
 
 std::string Instance::find_leak() const {
   const auto& stats = engine_->stats();
+  if (!left_.empty())
+    return fmt::format("instance {}: {} requests have no end", options_.index, left_.size());
   if (!is_idle()) return fmt::format("instance {} is not idle", options_.index);
   if (stats.blocks_free != stats.blocks_total)
     return fmt::format("instance {}: {} of {} blocks are free", options_.index, stats.blocks_free,

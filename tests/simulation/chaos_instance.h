@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -59,7 +60,8 @@ class Instance {
   uint64_t landed = 0;
   uint64_t recomputed = 0;
   uint64_t steps = 0;
-  uint64_t digest = 0;  // of every answer in order
+  uint64_t digest = 0;    // of every answer in order
+  std::string violation;  // the first answer that must not be; empty: none
 
  private:
   struct Open {
@@ -107,6 +109,7 @@ class Instance {
   bool stopped_ = false;
   std::vector<engine::Inbox> inbox_;
   std::map<uint64_t, Open> open_;  // by RequestId
+  std::set<uint64_t> left_;        // their clients have left, their ends are still to come
   uint64_t next_request_ = 1;
 };
 

@@ -344,6 +344,7 @@ void Run::turn_all() {
     Instance& instance = *instances_[i];
     if (!instance.is_alive() || instance.is_stopped() || draw(8) == 0) continue;  // a step takes its time
     instance.turn(now_);
+    if (!instance.violation.empty()) broken(instance.violation);
   }
 }
 
