@@ -351,7 +351,6 @@ Result<void> check_supported(const ServeOptions& options) {
   if (options.num_speculative_tokens) missing.emplace_back("--speculative-config");
   if (options.prefill_first_scheduler)
     missing.emplace_back("--additional-config.ascend_scheduler_config.enabled");
-  if (options.kv_transport == KvTransport::kUcx) missing.emplace_back("--kv-transport ucx");
   if (missing.empty()) return {};
   return fail(Code::kInvalid, fmt::format("not yet supported: {}", fmt::join(missing, ", ")));
 }

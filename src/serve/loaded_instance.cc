@@ -278,6 +278,7 @@ Result<void> LoadedInstance::start_transfer(const options::ServeOptions& options
                     .max_model_len = info.max_position};
   if (options.kv_transport == options::KvTransport::kLocal) mover.choice = transfer::TransportChoice::kLocal;
   if (options.kv_transport == options::KvTransport::kTcp) mover.choice = transfer::TransportChoice::kTcp;
+  if (options.kv_transport == options::KvTransport::kUcx) mover.choice = transfer::TransportChoice::kUcx;
   if (!options.host_ip.empty()) {
     advertised_host_ = options.host_ip;
   } else {

@@ -82,6 +82,32 @@ void read(Reader& in, Identity& identity) {
   identity.max_model_len = in.number<uint32_t>("max_model_len");
 }
 
+void write(Writer& out, const std::vector<std::byte>& bytes, size_t bytes_max) {
+  CHECK(bytes.size() <= bytes_max, "{} bytes", bytes.size());
+  out.number(static_cast<uint32_t>(bytes.size()));
+  out.bytes(bytes);
+}
+void read(Reader& in, std::vector<std::byte>& bytes, std::string_view field, size_t bytes_max) {
+  bytes.resize(in.count(field, 1, bytes_max));
+  in.bytes(bytes, field);
+}
+
+void write(Writer& out, const FabricAddress& fabric) {
+  write(out, fabric.worker, kFabricBytesMax);
+  out.number(fabric.base);
+  out.number(fabric.bytes);
+  write(out, fabric.key, kFabricBytesMax);
+}
+void read(Reader& in, FabricAddress& fabric) {
+  read(in, fabric.worker, "fabric.worker", kFabricBytesMax);
+  fabric.base = in.number<uint64_t>("fabric.base");
+  fabric.bytes = in.number<uint64_t>("fabric.bytes");
+  read(in, fabric.key, "fabric.key", kFabricBytesMax);
+  const uint64_t room = UINT64_MAX - fabric.base;
+  if (fabric.bytes > room)
+    in.wrong("fabric.bytes", fmt::format("{}", fabric.bytes), fmt::format("at most {}", room));
+}
+
 // One pair of functions per message, in the order of docs/transfer-protocol.md.
 void write(Writer& out, const Hello& m) {
   out.number(static_cast<uint8_t>(m.authenticates));
@@ -112,13 +138,21 @@ void read(Reader& in, Proof& m) { in.raw(m.mac, "mac"); }
 void write(Writer& out, const Welcome& m) {
   out.text(m.local_name, kTextBytesMax);
   out.raw(m.local_token);
+  write(out, m.fabric);
 }
 void read(Reader& in, Welcome& m) {
   m.local_name = in.text("local_name", kTextBytesMax);
   in.raw(m.local_token, "local_token");
+  read(in, m.fabric);
 }
-void write(Writer& out, const Ready& m) { out.number(static_cast<uint8_t>(m.local)); }
-void read(Reader& in, Ready& m) { m.local = in.flag("local"); }
+void write(Writer& out, const Ready& m) {
+  out.number(static_cast<uint8_t>(m.local));
+  write(out, m.fabric);
+}
+void read(Reader& in, Ready& m) {
+  m.local = in.flag("local");
+  read(in, m.fabric);
+}
 void write(Writer& out, const Refused& m) { write(out, m.error); }
 void read(Reader& in, Refused& m) { read(in, m.error); }
 void write(Writer& out, const Renew& m) { out.raw(m.handover.bytes); }
@@ -237,24 +271,25 @@ void read(Reader& in, Claim& m) {
   in.raw(m.handover.bytes, "handover");
 }
 void write(Writer& out, const PrefillDone& m) {
-  CHECK(m.note.size() <= kNoteBytesMax, "a note of {} bytes", m.note.size());
   out.raw(m.transfer.bytes);
-  out.number(static_cast<uint32_t>(m.note.size()));
-  out.bytes(m.note);
+  write(out, m.note, kNoteBytesMax);
 }
 void read(Reader& in, PrefillDone& m) {
   in.raw(m.transfer.bytes, "transfer");
-  m.note.resize(in.count("note", 1, kNoteBytesMax));
-  in.bytes(m.note, "note");
+  read(in, m.note, "note", kNoteBytesMax);
 }
+void write(Writer& out, const Withdraw& m) { out.raw(m.transfer.bytes); }
+void read(Reader& in, Withdraw& m) { in.raw(m.transfer.bytes, "transfer"); }
+void write(Writer& out, const Withdrawn& m) { out.raw(m.transfer.bytes); }
+void read(Reader& in, Withdrawn& m) { in.raw(m.transfer.bytes, "transfer"); }
 
 constexpr std::array<const char*, std::variant_size_v<Message>> kNames = {
-    "Hello",         "Challenge", "Proof",           "Welcome", "Refused",    "Renew",  "Landing",
-    "Ack",           "Taken",     "ReleaseHandover", "Renewed", "Announce",   "Pushed", "AbortTransfer",
-    "HandoverEnded", "Ping",      "Ready",           "Claim",   "PrefillDone"};
+    "Hello",         "Challenge", "Proof",           "Welcome", "Refused",     "Renew",    "Landing",
+    "Ack",           "Taken",     "ReleaseHandover", "Renewed", "Announce",    "Pushed",   "AbortTransfer",
+    "HandoverEnded", "Ping",      "Ready",           "Claim",   "PrefillDone", "Withdraw", "Withdrawn"};
 
 // The alternatives of Message stand in the order of FrameKind, which begins at 1.
-static_assert(static_cast<size_t>(FrameKind::kPrefillDone) == std::variant_size_v<Message>);
+static_assert(static_cast<size_t>(FrameKind::kWithdrawn) == std::variant_size_v<Message>);
 
 template <size_t kAt = 0>
 Message empty_message(size_t at) {

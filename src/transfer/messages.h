@@ -23,13 +23,14 @@
 
 namespace baton::transfer {
 
-inline constexpr uint32_t kProtocolVersion = 2;
+inline constexpr uint32_t kProtocolVersion = 3;
 inline constexpr size_t kFrameHeadBytes = 8;              // u32 body bytes, u8 kind, 3 zero bytes
 inline constexpr size_t kBodyBytesMax = size_t{1} << 20;  // of every frame
 inline constexpr size_t kKvBytesMax = 256 * 1024;    // KV bytes of one KvFrame: they stay in the L2 cache
 inline constexpr size_t kTextBytesMax = 1024;        // of one string
 inline constexpr uint32_t kBlocksMax = 64 * 1024;    // of one Landing or Announce
 inline constexpr size_t kNoteBytesMax = 512 * 1024;  // of a PrefillDone
+inline constexpr size_t kFabricBytesMax = 4096;      // of a fabric's address or key
 inline constexpr Duration kDurationMax = std::chrono::hours(24 * 365);
 
 // Layers [first, first + count) of every block.
@@ -72,6 +73,15 @@ enum class Flow : uint8_t {
 using Nonce = std::array<uint8_t, 32>;
 using Mac = std::array<uint8_t, 32>;
 
+// How a peer's side of a fabric is reached (ucx/fabric.h), and D's arena there: P may write it with `key`.
+struct FabricAddress {
+  std::vector<std::byte> worker;  // UCX's own format; empty: no fabric
+  uint64_t base = 0;
+  uint64_t bytes = 0;
+  std::vector<std::byte> key;  // empty: the arena is not to be written
+  bool operator==(const FabricAddress&) const = default;
+};
+
 struct Hello {
   bool authenticates = false;  // has a cluster secret
   Flow flow = Flow::kToCaller;
@@ -93,11 +103,14 @@ struct Proof {
 struct Welcome {
   std::string local_name;  // abstract Unix socket over which P's arena goes to D; empty: TCP only
   Nonce local_token{};     // to be shown there: the name is no secret on its host
+  FabricAddress fabric;    // the listener's, if it would have KV travel so
   bool operator==(const Welcome&) const = default;
 };
-// How KV travels on this connection: local once D has mapped P's arena.
+// How KV travels on this connection: local once D has mapped P's arena; with the caller's `fabric`, by that;
+// else tcp.
 struct Ready {
   bool local = false;
+  FabricAddress fabric;
   bool operator==(const Ready&) const = default;
 };
 // Ends the connection; says why.
@@ -202,15 +215,27 @@ struct PrefillDone {
   bool operator==(const PrefillDone&) const = default;
 };
 
+// ---- one-sided writes: the end of a transfer that did not land ----
+
+// D to P: write nothing more into this transfer's blocks, and say when nothing is under way.
+struct Withdraw {
+  TransferId transfer;
+  bool operator==(const Withdraw&) const = default;
+};
+struct Withdrawn {
+  TransferId transfer;
+  bool operator==(const Withdrawn&) const = default;
+};
+
 // ---- either way ----
 
 struct Ping {
   bool operator==(const Ping&) const = default;
 };
 
-using Message =
-    std::variant<Hello, Challenge, Proof, Welcome, Refused, Renew, Landing, Ack, Taken, ReleaseHandover,
-                 Renewed, Announce, Pushed, AbortTransfer, HandoverEnded, Ping, Ready, Claim, PrefillDone>;
+using Message = std::variant<Hello, Challenge, Proof, Welcome, Refused, Renew, Landing, Ack, Taken,
+                             ReleaseHandover, Renewed, Announce, Pushed, AbortTransfer, HandoverEnded, Ping,
+                             Ready, Claim, PrefillDone, Withdraw, Withdrawn>;
 
 // Head of a frame whose `bytes` of KV follow: bytes [offset, offset + bytes) of a piece of the Announce whose
 // turn it is, in piece order (kv/pieces.h), all layers counted through. With equal block sizes a piece is a
@@ -246,7 +271,9 @@ enum class FrameKind : uint8_t {
   kReady = 17,
   kClaim = 18,
   kPrefillDone = 19,
-  kKvFrame = 20,
+  kWithdraw = 20,
+  kWithdrawn = 21,
+  kKvFrame = 22,
 };
 
 struct FrameHead {

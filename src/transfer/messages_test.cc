@@ -20,7 +20,7 @@ std::vector<Message> one_of_each() {
       Hello{.authenticates = true, .flow = Flow::kFromCaller, .nonce = {1, 2}, .identity = identity},
       Challenge{.authenticates = true, .nonce = {3}, .identity = identity, .mac = {4}},
       Proof{{5}},
-      Welcome{"@name", {6}},
+      Welcome{"@name", {6}, {{std::byte{1}}, 2, 3, {std::byte{4}}}},
       Refused{error},
       Renew{handover},
       Landing{
@@ -34,9 +34,11 @@ std::vector<Message> one_of_each() {
       AbortTransfer{transfer, error},
       HandoverEnded{handover, error},
       Ping{},
-      Ready{true},
+      Ready{true, {{std::byte{5}, std::byte{6}}, 7, 8, {}}},
       Claim{transfer, handover},
-      PrefillDone{transfer, {std::byte{1}, std::byte{2}}}};
+      PrefillDone{transfer, {std::byte{1}, std::byte{2}}},
+      Withdraw{transfer},
+      Withdrawn{transfer}};
 }
 
 FrameHead head_of(std::span<const std::byte> bytes) { return *parse_head(bytes.first<kFrameHeadBytes>()); }

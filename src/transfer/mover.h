@@ -1,6 +1,6 @@
 // Moves KV bytes and messages between instances: the seam between the hand-over's state machines (source.h,
-// target.h) and the world. Movers: local/ (one host, P's arena mapped), tcp/, fake/ (simulated). A mover is
-// called by one thread only.
+// target.h) and the world. Movers: local/ (one host, P's arena mapped), tcp/, ucx/, fake/ (simulated). A
+// mover is called by one thread only.
 //
 // Contract of every mover:
 // - Commands take effect in order; events tell of one peer in the order in which they happened.
@@ -34,21 +34,24 @@ constexpr uint64_t value(PeerId peer) { return static_cast<uint64_t>(peer); }
 constexpr bool is_accepted(PeerId peer) { return value(peer) >= kAcceptedPeers; }
 
 // How KV bytes travel on a connection.
-enum class Transport : uint8_t { kLocal, kTcp, kFake };
+enum class Transport : uint8_t { kLocal, kTcp, kUcx, kFake };
 constexpr std::string_view transport_name(Transport transport) {
   switch (transport) {
     case Transport::kLocal:
       return "local";
     case Transport::kTcp:
       return "tcp";
+    case Transport::kUcx:
+      return "ucx";
     case Transport::kFake:
       return "fake";
   }
   return "unknown";
 }
 
-// --kv-transport. kAuto: local where it is possible, else tcp.
-enum class TransportChoice : uint8_t { kAuto, kLocal, kTcp };
+// --kv-transport. kAuto: local where it is possible, else ucx where both sides have an RDMA port that is up
+// and the cluster secret, else tcp.
+enum class TransportChoice : uint8_t { kAuto, kLocal, kTcp, kUcx };
 
 // ---- commands ----
 
@@ -113,7 +116,8 @@ struct PeerLost {
 };
 struct Received {
   PeerId peer{};
-  Message message;  // never one of the handshake, Ping, Ack, Announce, Pushed: these are the mover's own
+  Message message;  // never one of the handshake, Ping, Ack, Announce, Pushed, Withdraw(n): these are the
+                    // mover's own
   bool operator==(const Received&) const = default;
 };
 // D

@@ -18,7 +18,7 @@ namespace {
 constexpr std::string_view kListener = "baton hand-over 2 listener";
 constexpr std::string_view kCaller = "baton hand-over 2 caller";
 constexpr uint64_t kKeyLocalListener = (uint64_t{1} << 62) + 2;
-constexpr uint64_t kKeyVisitors = (uint64_t{1} << 62) + 3;
+constexpr uint64_t kKeyVisitors = (uint64_t{1} << 62) + 4;
 constexpr uint64_t kKeyArena = uint64_t{1} << 61;
 constexpr size_t kVisitorsMax = 2 * kConnectionsMax;
 // What the listener says on its Unix socket.
@@ -69,7 +69,8 @@ Result<void> SocketMover::take_handshake(Connection& connection, Message& messag
     connection.local_token = net::random_nonce();
     const bool may_be_local = local_listener_ && connection.peer.boot_id == config_.identity.boot_id;
     connection.phase = Phase::kReady;
-    post(connection, Welcome{may_be_local ? local_name_ : "", connection.local_token});
+    TRY(const FabricAddress fabric, offer_fabric(connection));
+    post(connection, Welcome{may_be_local ? local_name_ : "", connection.local_token, fabric});
     return {};
   }
   if (auto* const welcome = std::get_if<Welcome>(&message);
@@ -77,15 +78,28 @@ Result<void> SocketMover::take_handshake(Connection& connection, Message& messag
     return take_welcome(connection, *welcome);
   if (auto* const ready = std::get_if<Ready>(&message);
       ready != nullptr && connection.phase == Phase::kReady) {
-    if (!ready->local && config_.choice == TransportChoice::kLocal)
-      return fail(Code::kUnavailable, "--kv-transport local: P's arena cannot be mapped by D");
-    if (ready->local && connection.flow == Flow::kFromCaller && !connection.arena)
-      return fail(Code::kCorrupt, "Ready: local is true, expected P's arena over the Unix socket first");
-    connection.local = ready->local;
-    be_up(connection);
-    return {};
+    return take_ready(connection, *ready);
   }
   return fail(Code::kCorrupt, fmt::format("handshake: {} comes out of turn", message_name(message)));
+}
+
+Result<void> SocketMover::take_ready(Connection& connection, const Ready& ready) {
+  if (!ready.local && config_.choice == TransportChoice::kLocal)
+    return fail(Code::kUnavailable, "--kv-transport local: P's arena cannot be mapped by D");
+  if (ready.local && connection.flow == Flow::kFromCaller && !connection.arena)
+    return fail(Code::kCorrupt, "Ready: local is true, expected P's arena over the Unix socket first");
+  connection.local = ready.local;
+  if (!ready.fabric.worker.empty()) {
+    if (!connection.fabric || ready.local)
+      return fail(Code::kCorrupt, "Ready: fabric is given, expected none: it was not offered");
+    TRY_DO(connect_fabric(connection, ready.fabric));
+  } else {
+    connection.fabric.reset();
+    if (config_.choice == TransportChoice::kUcx)
+      return fail(Code::kUnavailable, "--kv-transport ucx: the peer takes no part in it");
+  }
+  be_up(connection);
+  return {};
 }
 
 Result<void> SocketMover::take_hello(Connection& connection, Hello& hello) {
@@ -126,20 +140,21 @@ Result<void> SocketMover::take_challenge(Connection& connection, Challenge& chal
 Result<void> SocketMover::take_welcome(Connection& connection, const Welcome& welcome) {
   const bool one_host =
       !config_.identity.boot_id.empty() && connection.peer.boot_id == config_.identity.boot_id;
-  if (config_.choice == TransportChoice::kTcp || !one_host || welcome.local_name.empty()) {
+  connection.their_fabric = welcome.fabric;
+  const bool may_be_local =
+      config_.choice == TransportChoice::kAuto || config_.choice == TransportChoice::kLocal;
+  if (!may_be_local || !one_host || welcome.local_name.empty()) {
     if (config_.choice == TransportChoice::kLocal) {
       return fail(Code::kUnavailable,
                   fmt::format("--kv-transport local: {}",
                               one_host ? "the peer offers no Unix socket" : "the peer is on another host"));
     }
-    be_ready(connection, false);
-    return {};
+    return be_ready(connection, false);
   }
   if (!knock_locally(connection, welcome)) {
     if (config_.choice == TransportChoice::kLocal)
       return fail(Code::kUnavailable, "--kv-transport local: the peer's Unix socket does not connect");
-    be_ready(connection, false);
-    return {};
+    return be_ready(connection, false);
   }
   connection.phase = Phase::kArena;
   watch(connection.local_fd.get(), value(connection.id) | kKeyArena, false, true);
@@ -172,31 +187,54 @@ void SocketMover::take_arena(Connection& connection) {
   std::byte byte{};
   auto fd = net::receive_with_fd(connection.local_fd.get(), std::span(&byte, 1));
   if (connection.flow == Flow::kFromCaller) {
-    if (fd && byte == kMapped) return be_ready(connection, true);
+    if (fd && byte == kMapped) {
+      static_cast<void>(be_ready(connection, true));  // cannot fail
+      return;
+    }
   } else if (fd && *fd) {
     auto arena = kv::KvArena::map_peer(fd->release(), connection.peer.layout, connection.peer.incarnation);
     if (arena) {
       connection.arena = *std::move(arena);
-      return be_ready(connection, true);
+      static_cast<void>(be_ready(connection, true));  // cannot fail
+      return;
     }
     log_warning("transfer", fmt::format("{}: {}", connection.name, arena.error().message));
   }
   connection.local_fd.reset();
   if (config_.choice == TransportChoice::kLocal)
     return lose(connection.id, {Code::kUnavailable, "--kv-transport local: P's arena cannot be mapped by D"});
-  be_ready(connection, false);
+  if (auto ready = be_ready(connection, false); !ready) lose(connection.id, ready.error());
 }
 
-void SocketMover::be_ready(Connection& connection, bool local) {
+// Fails only if there is nothing but a fabric to be had and it is not.
+Result<void> SocketMover::be_ready(Connection& connection, bool local) {
   connection.local = local;
-  post(connection, Ready{local});
+  FabricAddress own;
+  if (!local && fabric_ && !connection.their_fabric.worker.empty()) {
+    auto offered = offer_fabric(connection);
+    Result<void> connected = offered ? connect_fabric(connection, connection.their_fabric)
+                                     : Result<void>(Failure(offered.error()));
+    if (connected) own = *std::move(offered);
+    if (!connected) {
+      connection.fabric.reset();
+      if (config_.choice == TransportChoice::kUcx) return connected;
+      log_warning("transfer",
+                  fmt::format("{}: {}; KV travels by tcp", connection.name, connected.error().message));
+    }
+  }
+  if (config_.choice == TransportChoice::kUcx && own.worker.empty())
+    return fail(Code::kUnavailable, "--kv-transport ucx: the peer offers no fabric");
+  post(connection, Ready{local, own});
   be_up(connection);
+  return {};
 }
 
 void SocketMover::be_up(Connection& connection) {
   connection.phase = Phase::kUp;
   connection.last_received = now_;
-  const Transport transport = connection.local ? Transport::kLocal : Transport::kTcp;
+  const Transport transport = connection.local    ? Transport::kLocal
+                              : connection.fabric ? Transport::kUcx
+                                                  : Transport::kTcp;
   log_info("transfer",
            fmt::format("{}: {} is up, KV travels by {}, {}", connection.name, connection.peer.engine_id,
                        transport_name(transport),

@@ -110,7 +110,7 @@ struct CallingPair {
   }
 };
 
-class Layerwise : public testing::TestWithParam<TransportChoice> {};
+class Layerwise : public testing::TestWithParam<Way> {};
 
 TEST_P(Layerwise, FillsBlocksLayerByLayerAndChunkByChunk) {
   for (const auto& [from, to] :
@@ -119,8 +119,14 @@ TEST_P(Layerwise, FillsBlocksLayerByLayerAndChunkByChunk) {
     kv::KvLayout d_layout = kLayout;
     p_layout.block_tokens = from;
     d_layout.block_tokens = to;
-    CallingPair pair({.choice = GetParam(), .layout = p_layout, .secret = "0123456789abcdef"},
-                     {.choice = GetParam(), .layout = d_layout, .secret = "0123456789abcdef"});
+    CallingPair pair({.choice = GetParam().choice,
+                      .tls = GetParam().tls,
+                      .layout = p_layout,
+                      .secret = "0123456789abcdef"},
+                     {.choice = GetParam().choice,
+                      .tls = GetParam().tls,
+                      .layout = d_layout,
+                      .secret = "0123456789abcdef"});
     uint64_t seed = 0;
     for (const Row& row : {Row{1, 0, 8}, Row{16, 0, 16}, Row{97, 0, 97}, Row{97, 0, 10}, Row{250, to, 40},
                            Row{250, 3 * to, 100}, Row{191, to, 1}, Row{200, 200, 64}}) {
@@ -135,8 +141,7 @@ TEST_P(Layerwise, FillsBlocksLayerByLayerAndChunkByChunk) {
       pair.run_until([&] { return !pair.d->outcomes.empty() && !pair.p->released.empty(); });
       ASSERT_FALSE(pair.d->outcomes[0].error) << pair.d->outcomes[0].error->message;
       EXPECT_EQ(pair.d->outcomes[0].note, note);
-      EXPECT_EQ(pair.d->outcomes[0].transport,
-                GetParam() == TransportChoice::kTcp ? Transport::kTcp : Transport::kLocal);
+      EXPECT_EQ(pair.d->outcomes[0].transport, GetParam().transport);
       EXPECT_EQ(pair.p->released[0].end, HoldEnd::kTaken);
       EXPECT_EQ(pair.p->released[0].blocks, pair.source);
       pair.expect_moved(row);
@@ -152,7 +157,8 @@ TEST_P(Layerwise, FillsBlocksLayerByLayerAndChunkByChunk) {
 
 // Passes that end early are computed again, perhaps over other positions: what was announced stays as it is.
 TEST_P(Layerwise, AnnouncesEachLayerOnceWhateverPassesDo) {
-  CallingPair pair({.choice = GetParam()}, {.choice = GetParam()});
+  CallingPair pair({.choice = GetParam().choice, .tls = GetParam().tls},
+                   {.choice = GetParam().choice, .tls = GetParam().tls});
   const Row row{96, 0, 0};
   pair.reserve(row, 1);
   pair.run_until([&] { return !pair.p->ready.empty(); });
@@ -172,7 +178,8 @@ TEST_P(Layerwise, AnnouncesEachLayerOnceWhateverPassesDo) {
 }
 
 TEST_P(Layerwise, WhatIsGivenAwayWhileItMovesDoesNotLand) {
-  CallingPair pair({.choice = GetParam()}, {.choice = GetParam()});
+  CallingPair pair({.choice = GetParam().choice, .tls = GetParam().tls},
+                   {.choice = GetParam().choice, .tls = GetParam().tls});
   pair.reserve({64, 0, 0}, 1);
   pair.run_until([&] { return !pair.p->ready.empty(); });
   for (uint32_t layer = 0; layer < kLayout.layers; ++layer) pair.compute(layer, 0, 64);
@@ -182,7 +189,8 @@ TEST_P(Layerwise, WhatIsGivenAwayWhileItMovesDoesNotLand) {
 }
 
 TEST_P(Layerwise, AClaimOfWhatNobodyExpectsIsSentAway) {
-  CallingPair pair({.choice = GetParam()}, {.choice = GetParam()});
+  CallingPair pair({.choice = GetParam().choice, .tls = GetParam().tls},
+                   {.choice = GetParam().choice, .tls = GetParam().tls});
   pair.p->source->promise({.id = pair.handover,
                            .transfer = pair.transfer,
                            .host = "127.0.0.1",
@@ -199,7 +207,8 @@ TEST_P(Layerwise, AClaimOfWhatNobodyExpectsIsSentAway) {
 }
 
 TEST_P(Layerwise, AnotherLifeOfDGetsNothing) {
-  CallingPair pair({.choice = GetParam()}, {.choice = GetParam()});
+  CallingPair pair({.choice = GetParam().choice, .tls = GetParam().tls},
+                   {.choice = GetParam().choice, .tls = GetParam().tls});
   pair.d->incarnation = random_id<Incarnation>();  // the promise names one that is gone
   pair.reserve({16, 0, 16}, 1);
   pair.run_until([&] { return !pair.p->released.empty() && !pair.d->outcomes.empty(); });
@@ -208,11 +217,8 @@ TEST_P(Layerwise, AnotherLifeOfDGetsNothing) {
   EXPECT_TRUE(pair.d->outcomes[0].error);
 }
 
-INSTANTIATE_TEST_SUITE_P(EachTransport, Layerwise,
-                         testing::Values(TransportChoice::kLocal, TransportChoice::kTcp),
-                         [](const auto& info) {
-                           return info.param == TransportChoice::kLocal ? "local" : "tcp";
-                         });
+INSTANTIATE_TEST_SUITE_P(EachTransport, Layerwise, testing::ValuesIn(kWays),
+                         [](const auto& info) { return info.param.name; });
 
 }  // namespace
 }  // namespace baton::transfer::tcp

@@ -113,6 +113,19 @@ Result<void> SocketMover::take_message(Connection& connection, Message& message)
     return fail(Code::kUnavailable, fmt::format("the peer refuses: {}", refused->error.message));
   if (message.index() < 4 || std::holds_alternative<Ready>(message))
     return fail(Code::kCorrupt, fmt::format("{} comes after the handshake", message_name(message)));
+  if (const auto* const withdraw = std::get_if<Withdraw>(&message)) {
+    if (!connection.fabric || takes_kv(connection))
+      return fail(Code::kCorrupt, "Withdraw comes from a side that has the KV, or without a fabric");
+    connection.landings.erase(withdraw->transfer);
+    connection.fabric->withdraw(withdraw->transfer);
+    return {};
+  }
+  if (const auto* const withdrawn = std::get_if<Withdrawn>(&message)) {
+    end_quarantine(connection, withdrawn->transfer);
+    return {};
+  }
+  if (const auto* const landing = std::get_if<Landing>(&message); landing != nullptr && connection.fabric)
+    TRY_DO(remember_landing(connection, *landing));
   events_.emplace_back(Received{connection.id, std::move(message)});
   return {};
 }
@@ -146,12 +159,15 @@ void SocketMover::take_pushed(Connection& connection, const Pushed& pushed) {
   const auto at = grants_.find(pushed.transfer);
   if (at == grants_.end() || at->second.peer != connection.id) return;
   Grant& grant = at->second;
-  if (grant.announces.empty() || grant.announces.front().layers != pushed.layers || !grant.next.is_done()) {
+  const bool is_written = connection.fabric != nullptr;
+  const bool is_first = !grant.announces.empty() && grant.announces.front().layers == pushed.layers;
+  if (!is_first || (!is_written && !grant.next.is_done())) {
     return fail_move(
         pushed.transfer,
         {Code::kCorrupt, fmt::format("Pushed: {} of {} positions have come", grant.next.positions_done(),
                                      grant.next.move().end - grant.next.move().first)});
   }
+  if (is_written) grant.bytes += grant.next.move().bytes(arena_.layout(), pushed.layers.count);
   if (!end_announce(grant)) return;
   if (auto owned = check_owner(grant, arena_); !owned) return fail_move(pushed.transfer, owned.error());
   events_.emplace_back(Landed{pushed.transfer, grant.bytes});
@@ -211,6 +227,10 @@ void SocketMover::fail_move(TransferId transfer, Error error) {
   const auto at = grants_.find(transfer);
   CHECK(at != grants_.end());
   if (Connection* const connection = find(at->second.peer)) {
+    if (connection->fabric) {
+      quarantine(*connection, transfer).error = std::move(error);
+      return;
+    }
     connection->stopped.push_back(transfer);
     if (connection->stopped.size() > kStoppedKept) connection->stopped.pop_front();
   }

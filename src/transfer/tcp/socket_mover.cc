@@ -26,7 +26,8 @@ constexpr uint64_t kKeyOther = uint64_t{1} << 62;
 constexpr uint64_t kKeyWake = kKeyOther;
 constexpr uint64_t kKeyListener = kKeyOther + 1;
 constexpr uint64_t kKeyLocalListener = kKeyOther + 2;
-constexpr uint64_t kKeyVisitors = kKeyOther + 3;
+constexpr uint64_t kKeyFabric = kKeyOther + 3;  // of all peers: they are all looked after in each turn
+constexpr uint64_t kKeyVisitors = kKeyOther + 4;
 constexpr uint64_t kKeyArena = uint64_t{1} << 61;  // set beside the id of a peer this side connected to
 constexpr int kEventsAtOnce = 64;
 constexpr size_t kAcceptsAtOnce = 16;
@@ -52,10 +53,13 @@ Result<std::unique_ptr<SocketMover>> SocketMover::create(SocketMoverConfig confi
   mover->resolver_.emplace(net::Fd(fcntl(mover->wake_.get(), F_DUPFD_CLOEXEC, 0)), mover->config_.lookup);
   mover->now_ = mover->clock_.now();
   const SocketMoverConfig& settings = mover->config_;
+  TRY_DO(mover->create_fabric());
   if (!settings.listen) return mover;
   TRY(mover->listener_, net::listen(*settings.listen));
   mover->watch(mover->listener_->fd.get(), kKeyListener, false, true);
-  if (settings.choice == TransportChoice::kTcp || settings.identity.boot_id.empty()) return mover;
+  const bool may_be_local =
+      settings.choice == TransportChoice::kAuto || settings.choice == TransportChoice::kLocal;
+  if (!may_be_local || settings.identity.boot_id.empty()) return mover;
   mover->local_name_ = "@baton-" + random_id<Incarnation>().hex();
   TRY(mover->local_listener_, net::listen_unix(mover->local_name_));
   mover->watch(mover->local_listener_.get(), kKeyLocalListener, false, true);
@@ -179,8 +183,18 @@ void SocketMover::run(AllowStores& command) {
 }
 
 void SocketMover::run(StopStores& command) {
+  for (auto& [id, connection] : connections_) {
+    const auto at = connection->quarantine.find(command.transfer);
+    if (at == connection->quarantine.end()) continue;
+    ++at->second.stops;
+    return;
+  }
   if (const auto at = grants_.find(command.transfer); at != grants_.end()) {
     if (Connection* const connection = find(at->second.peer)) {
+      if (connection->fabric) {
+        ++quarantine(*connection, command.transfer).stops;
+        return;
+      }
       connection->stopped.push_back(command.transfer);
       if (connection->stopped.size() > kStoppedKept) connection->stopped.pop_front();
     }
@@ -202,6 +216,7 @@ void SocketMover::run(Push& command) {
                              .epochs = command.epochs,
                              .last = command.last});
   if (connection->local) return;
+  if (connection->fabric) return push_to_fabric(*connection, std::move(command));
   auto flow = std::ranges::find(connection->outflows, command.transfer, &Outflow::transfer);
   if (flow == connection->outflows.end()) {
     Outflow& fresh = connection->outflows.emplace_back();
@@ -214,6 +229,8 @@ void SocketMover::run(Push& command) {
 
 void SocketMover::run(StopPush& command) {
   for (auto& [id, connection] : connections_) {
+    if (connection->fabric && connection->landings.erase(command.transfer) > 0)
+      connection->fabric->drop(command.transfer);
     std::erase_if(connection->outflows,
                   [&](const Outflow& flow) { return flow.transfer == command.transfer; });
   }
@@ -240,7 +257,11 @@ void SocketMover::lose(PeerId peer, Error error) {
     error.message = fmt::format("{}: {}", connection.name, error.message);
     events_.emplace_back(PeerLost{peer, std::move(error)});
   }
+  const std::map<TransferId, Quarantine> freed = std::move(connection.quarantine);
   connections_.erase(at);
+  for (const auto& [transfer, one] : freed) {
+    for (size_t i = 0; i < one.stops; ++i) events_.emplace_back(StoresStopped{transfer});
+  }
 }
 
 void SocketMover::accept_peers() {
@@ -283,9 +304,9 @@ std::vector<MoverEvent> SocketMover::poll(Duration timeout) {
     }
   }
   flush();
-  const bool busy = !events_.empty() || !copier_.is_idle();
-  const Duration wait =
-      busy ? Duration(0) : std::min(timeout, connections_.empty() ? timeout : config_.heartbeat / 4);
+  const bool busy = !events_.empty() || !copier_.is_idle() || !fabrics_may_sleep();
+  const Duration tick = fabric_ && !connections_.empty() ? kFabricTick : config_.heartbeat / 4;
+  const Duration wait = busy ? Duration(0) : std::min(timeout, connections_.empty() ? timeout : tick);
   std::array<epoll_event, kEventsAtOnce> ready{};
   const auto wait_ms = std::chrono::ceil<std::chrono::milliseconds>(wait).count();
   const int count = epoll_wait(epoll_.get(), ready.data(), kEventsAtOnce, static_cast<int>(wait_ms));
@@ -294,6 +315,7 @@ std::vector<MoverEvent> SocketMover::poll(Duration timeout) {
     serve(ready[static_cast<size_t>(i)].data.u64, ready[static_cast<size_t>(i)].events);
   take_names();
   copy_local();
+  serve_fabrics();
   check_times();
   flush();
   last_poll_ = clock_.now();
@@ -306,6 +328,7 @@ void SocketMover::serve(uint64_t key, uint32_t events) {
     while (::read(wake_.get(), &count, sizeof(count)) > 0) continue;
     return;
   }
+  if (key == kKeyFabric) return;
   if (key == kKeyListener) return accept_peers();
   if (key == kKeyLocalListener) return accept_local();
   if (!is_accepted(PeerId{key}) && key >= kKeyVisitors) return serve_local(key - kKeyVisitors);
@@ -354,6 +377,7 @@ void SocketMover::check_times() {
       post(*connection, Ping{});
       connection->last_sent = now_;
     }
+    check_quarantine(*connection, dead);
   }
   for (auto& [id, error] : dead) lose(id, std::move(error));
   std::erase_if(resting_, [&](const Resting& one) {

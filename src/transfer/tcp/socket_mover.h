@@ -31,6 +31,7 @@
 #include "transfer/grant.h"
 #include "transfer/local/copier.h"
 #include "transfer/mover.h"
+#include "transfer/ucx/fabric.h"
 
 namespace baton::transfer::tcp {
 
@@ -40,13 +41,17 @@ inline constexpr size_t kWindowBytes = size_t{8} << 20;            // KV bytes o
 inline constexpr size_t kAckEveryBytes = size_t{1} << 20;
 inline constexpr size_t kOutgoingBytesMax = size_t{16} << 20;  // messages that wait for a peer
 inline constexpr size_t kTurnBytes = size_t{1} << 20;          // read or written for one connection at a time
-inline constexpr size_t kStoppedKept = 1024;                   // transfers whose late frames are expected
+inline constexpr size_t kLandingsMax = 4096;                   // P: of a peer that writes by a fabric
+inline constexpr Duration kFabricTick =
+    std::chrono::milliseconds(10);            // UCX misses the end of a write at times
+inline constexpr size_t kStoppedKept = 1024;  // transfers whose late frames are expected
 
 struct SocketMoverConfig {
   std::optional<net::Address> listen;  // P in the pull order, D in the layer-wise one; port 0: any
   Identity identity;
   std::optional<net::ClusterSecret> secret;
   TransportChoice choice = TransportChoice::kAuto;
+  std::string ucx_transports;  // UCX_TLS; empty: ucx::choose_transports
   Duration heartbeat = std::chrono::milliseconds(250);
   Duration silence_max = std::chrono::seconds(1);    // without a byte a peer is dead
   Duration handshake_max = std::chrono::seconds(2);  // resolving and connecting included
@@ -105,6 +110,13 @@ class SocketMover final : public KvMover {
     BlockId source{};
     size_t done = 0;  // of head and bytes together
   };
+  // The blocks of a transfer that failed or was stopped. Over when P has said Withdrawn or the connection,
+  // and with it the fabric's way to P, is gone; P has as long as a heartbeat may be missing.
+  struct Quarantine {
+    Time since;
+    size_t stops = 0;            // StopStores to be answered
+    std::optional<Error> error;  // MoveFailed to be told
+  };
   struct Connection {
     PeerId id{};
     net::Fd fd;
@@ -125,6 +137,12 @@ class SocketMover final : public KvMover {
     Nonce local_token{};
     std::unique_ptr<kv::KvArena> arena;  // D: P's, mapped
     bool local = false;
+    // ucx: this side's end, and on P what D lets it write
+    std::unique_ptr<ucx::FabricPeer> fabric;
+    FabricAddress their_fabric;
+    std::map<TransferId, Landing> landings;
+    // D, ucx: transfers that did not land and whose blocks P may still write
+    std::map<TransferId, Quarantine> quarantine;
     // reading
     Reading reading = Reading::kHead;
     std::array<std::byte, kKvHeadBytes> head_bytes{};
@@ -187,11 +205,26 @@ class SocketMover final : public KvMover {
   Result<void> take_welcome(Connection& connection, const Welcome& welcome);
   bool knock_locally(Connection& connection, const Welcome& welcome);
   void take_arena(Connection& connection);
-  void be_ready(Connection& connection, bool local);
+  Result<void> be_ready(Connection& connection, bool local);
+  Result<void> take_ready(Connection& connection, const Ready& ready);
   void be_up(Connection& connection);
   void accept_local();
   void serve_local(uint64_t visitor);
   bool exchange_arena(LocalVisitor& visitor);
+
+  // fabric.cc
+  Result<void> create_fabric();
+  static bool takes_kv(const Connection& connection);
+  Result<FabricAddress> offer_fabric(Connection& connection);
+  Result<void> connect_fabric(Connection& connection, const FabricAddress& theirs);
+  Result<void> remember_landing(Connection& connection, const Landing& landing);
+  void push_to_fabric(Connection& connection, Push push);
+  void serve_fabrics();
+  bool fabrics_may_sleep();
+  void take_fabric_end(Connection& connection, const ucx::FabricEnd& end);
+  Quarantine& quarantine(Connection& connection, TransferId transfer);
+  void end_quarantine(Connection& connection, TransferId transfer);
+  void check_quarantine(const Connection& connection, std::vector<std::pair<PeerId, Error>>& dead) const;
 
   // receive.cc
   Result<void> read(Connection& connection);
@@ -235,6 +268,7 @@ class SocketMover final : public KvMover {
   std::map<uint64_t, LocalVisitor> visitors_;
   uint64_t next_visitor_ = 0;
   uint64_t next_accepted_ = kAcceptedPeers;
+  std::unique_ptr<ucx::Fabric> fabric_;  // outlives the connections
   ConnectionMap connections_;
   Grants grants_;
   std::vector<std::byte> scratch_;

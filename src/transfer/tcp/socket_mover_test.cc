@@ -23,11 +23,11 @@ void expect_equal_blocks(const Side& p, const std::vector<BlockId>& source, cons
   }
 }
 
-class EachTransport : public testing::TestWithParam<TransportChoice> {};
+class EachTransport : public testing::TestWithParam<Way> {};
 
 TEST_P(EachTransport, MovesRandomBlocksAndGivesThemBackOnce) {
-  const Pair pair({.choice = GetParam(), .secret = "0123456789abcdef"},
-                  {.choice = GetParam(), .secret = "0123456789abcdef"});
+  const Pair pair({.choice = GetParam().choice, .tls = GetParam().tls, .secret = "0123456789abcdef"},
+                  {.choice = GetParam().choice, .tls = GetParam().tls, .secret = "0123456789abcdef"});
   const auto handover = random_id<HandoverId>();
   const uint32_t tokens = 16 * 20 + 5;
   const std::vector<BlockId> held = shuffled_blocks(21, 1);
@@ -40,8 +40,7 @@ TEST_P(EachTransport, MovesRandomBlocksAndGivesThemBackOnce) {
   ASSERT_EQ(pair.d->outcomes.size(), 1U);
   EXPECT_FALSE(pair.d->outcomes[0].error) << pair.d->outcomes[0].error->message;
   EXPECT_EQ(pair.d->outcomes[0].bytes, 18 * kLayout.block_bytes());
-  EXPECT_EQ(pair.d->outcomes[0].transport,
-            GetParam() == TransportChoice::kTcp ? Transport::kTcp : Transport::kLocal);
+  EXPECT_EQ(pair.d->outcomes[0].transport, GetParam().transport);
   ASSERT_EQ(pair.p->released.size(), 1U);
   EXPECT_EQ(pair.p->released[0].end, HoldEnd::kTaken);
   EXPECT_EQ(pair.p->released[0].blocks, held);
@@ -50,7 +49,8 @@ TEST_P(EachTransport, MovesRandomBlocksAndGivesThemBackOnce) {
 
 TEST_P(EachTransport, MovesBlocksThatNeedSeveralFrames) {
   const kv::KvLayout large{.layers = 24, .kv_heads = 8, .head_dim = 128, .block_tokens = 16};
-  const Pair pair({.choice = GetParam(), .layout = large}, {.choice = GetParam(), .layout = large});
+  const Pair pair({.choice = GetParam().choice, .tls = GetParam().tls, .layout = large},
+                  {.choice = GetParam().choice, .tls = GetParam().tls, .layout = large});
   const auto handover = random_id<HandoverId>();
   const std::vector<BlockId> held = shuffled_blocks(16, 3);
   pair.p->source->hold({handover, held, 256, "hash"}, pair.p->clock.now());
@@ -115,8 +115,8 @@ TEST_P(EachTransport, MovesTheRightTokensBetweenAllPairsOfBlockSizes) {
       kv::KvLayout target_layout = kLayout;
       source_layout.block_tokens = source_tokens;
       target_layout.block_tokens = target_tokens;
-      const Pair pair({.choice = GetParam(), .layout = source_layout},
-                      {.choice = GetParam(), .layout = target_layout});
+      const Pair pair({.choice = GetParam().choice, .tls = GetParam().tls, .layout = source_layout},
+                      {.choice = GetParam().choice, .tls = GetParam().tls, .layout = target_layout});
       fill(*pair.d->arena, 2);
       uint64_t seed = 0;
       for (const uint32_t tokens : {1U, 16U, 33U, 64U, 97U, 191U, 192U, 250U}) {
@@ -155,8 +155,8 @@ TEST_P(EachTransport, MovesLargePiecesBetweenBlocksOfTwoSizes) {
     kv::KvLayout source_layout{.layers = 8, .kv_heads = 8, .head_dim = 128, .block_tokens = source_tokens};
     kv::KvLayout target_layout = source_layout;
     target_layout.block_tokens = target_tokens;
-    const Pair pair({.choice = GetParam(), .layout = source_layout},
-                    {.choice = GetParam(), .layout = target_layout});
+    const Pair pair({.choice = GetParam().choice, .tls = GetParam().tls, .layout = source_layout},
+                    {.choice = GetParam().choice, .tls = GetParam().tls, .layout = target_layout});
     const Held held{200, target_tokens, shuffled_blocks(source_layout.blocks_for(200), 1),
                     shuffled_blocks(target_layout.blocks_for(200) - 1, 2)};
     const std::vector<std::byte> before(kBlocks * target_layout.block_bytes());
@@ -172,7 +172,8 @@ TEST_P(EachTransport, MovesLargePiecesBetweenBlocksOfTwoSizes) {
 }
 
 TEST_P(EachTransport, RefusesBlocksThatPHasGivenAway) {
-  const Pair pair({.choice = GetParam()}, {.choice = GetParam()});
+  const Pair pair({.choice = GetParam().choice, .tls = GetParam().tls},
+                  {.choice = GetParam().choice, .tls = GetParam().tls});
   const auto handover = random_id<HandoverId>();
   const std::vector<BlockId> held = shuffled_blocks(4, 1);
   pair.p->source->hold({handover, held, 64, "hash"}, pair.p->clock.now());
@@ -186,7 +187,8 @@ TEST_P(EachTransport, RefusesBlocksThatPHasGivenAway) {
 }
 
 TEST_P(EachTransport, NoticesThatThePeerIsGone) {
-  const Pair pair({.choice = GetParam()}, {.choice = GetParam()});
+  const Pair pair({.choice = GetParam().choice, .tls = GetParam().tls},
+                  {.choice = GetParam().choice, .tls = GetParam().tls});
   const auto handover = random_id<HandoverId>();
   pair.p->source->hold({handover, shuffled_blocks(4, 1), 64, "hash"}, pair.p->clock.now());
   const Expected expected = pair.expect(handover, 64);
@@ -200,7 +202,8 @@ TEST_P(EachTransport, NoticesThatThePeerIsGone) {
 }
 
 TEST_P(EachTransport, TakesASilentPeerForDead) {
-  const Pair pair({.choice = GetParam()}, {.choice = GetParam()});
+  const Pair pair({.choice = GetParam().choice, .tls = GetParam().tls},
+                  {.choice = GetParam().choice, .tls = GetParam().tls});
   const auto handover = random_id<HandoverId>();
   pair.p->source->hold({handover, shuffled_blocks(4, 1), 64, "hash"}, pair.p->clock.now());
   const Expected expected = pair.expect(handover, 64);
@@ -213,8 +216,8 @@ TEST_P(EachTransport, TakesASilentPeerForDead) {
   EXPECT_NE(pair.d->outcomes[0].error->message.find("silent"), std::string::npos);
 }
 
-INSTANTIATE_TEST_SUITE_P(SocketMover, EachTransport,
-                         testing::Values(TransportChoice::kTcp, TransportChoice::kLocal));
+INSTANTIATE_TEST_SUITE_P(SocketMover, EachTransport, testing::ValuesIn(kWays),
+                         [](const auto& info) { return info.param.name; });
 
 struct RefusalRow {
   const char* name;

@@ -56,8 +56,21 @@ struct Side {
   }
 };
 
+// What tests of every mover run over.
+struct Way {
+  const char* name;
+  TransportChoice choice;
+  Transport transport;
+  std::string tls = {};  // UCX's transports
+};
+inline const Way kWays[] = {{"local", TransportChoice::kLocal, Transport::kLocal},
+                            {"tcp", TransportChoice::kTcp, Transport::kTcp},
+                            {"ucx_shared_memory", TransportChoice::kUcx, Transport::kUcx, "posix"},
+                            {"ucx_tcp", TransportChoice::kUcx, Transport::kUcx, "tcp"}};
+
 struct Options {
   TransportChoice choice = TransportChoice::kAuto;
+  std::string tls = {};
   kv::KvLayout layout = kLayout;
   std::string secret = {};
   std::string fingerprint = "f00d";
@@ -76,6 +89,7 @@ inline std::unique_ptr<Side> make_side(const Options& options) {
   config.identity.layout = options.layout;
   config.identity.boot_id = boot_id();
   config.choice = options.choice;
+  config.ucx_transports = options.tls;
   if (!options.secret.empty()) config.secret = *net::ClusterSecret::from_bytes(options.secret);
   if (options.adjust) options.adjust(config);
   auto mover = SocketMover::create(std::move(config), *side->arena);

@@ -1,0 +1,301 @@
+#include "transfer/ucx/fabric.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <fstream>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "transfer/ucx/library.h"
+
+namespace baton::transfer::ucx {
+namespace {
+
+constexpr int kProgressAtOnce = 256;    // then the connections have their turn
+constexpr int kCloseTurnsMax = 100000;  // of progress, until a closed endpoint is gone
+
+Failure ucx_failure(const Library& ucx, const char* what, ucs_status_t status) {
+  return fail(Code::kUnavailable, fmt::format("UCX: {}: {}", what, ucx.status_string(status)));
+}
+
+}  // namespace
+
+bool has_active_device(const std::filesystem::path& root) {
+  std::error_code error;
+  for (const auto& device : std::filesystem::directory_iterator(root, error)) {
+    for (const auto& port : std::filesystem::directory_iterator(device.path() / "ports", error)) {
+      std::ifstream file(port.path() / "state");  // "4: ACTIVE"
+      std::string state;
+      std::getline(file, state);
+      if (state.find("ACTIVE") != std::string::npos) return true;
+    }
+  }
+  return false;
+}
+
+std::string choose_transports(bool has_device) { return has_device ? "rc" : "posix,sysv,tcp"; }
+
+Result<std::unique_ptr<Fabric>> Fabric::create(kv::KvArena& arena, const std::string& transports) {
+  TRY(const Library* ucx, load_library());
+  std::unique_ptr<Fabric> fabric(new Fabric(*ucx, arena));
+  ucp_config_t* config = nullptr;
+  if (const auto status = ucx->config_read(nullptr, nullptr, &config); status != UCS_OK)
+    return ucx_failure(*ucx, "config", status);
+  ucs_status_t status = ucx->config_modify(config, "TLS", transports.c_str());
+  ucp_params_t params{};
+  params.field_mask = UCP_PARAM_FIELD_FEATURES;
+  params.features = UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP;
+  if (status == UCS_OK)
+    status = ucx->init_version(UCP_API_MAJOR, UCP_API_MINOR, &params, config, &fabric->context_);
+  ucx->config_release(config);
+  if (status != UCS_OK) return ucx_failure(*ucx, transports.c_str(), status);
+  ucp_mem_map_params_t memory{};
+  memory.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH;
+  memory.address = arena.data();
+  memory.length = fabric->bytes();
+  status = ucx->mem_map(fabric->context_, &memory, &fabric->memory_);
+  if (status != UCS_OK) return ucx_failure(*ucx, "registering the KV arena (ulimit -l?)", status);
+  void* key = nullptr;
+  size_t key_bytes = 0;
+  status = ucx->rkey_pack(fabric->context_, fabric->memory_, &key, &key_bytes);
+  if (status != UCS_OK) return ucx_failure(*ucx, "key of the KV arena", status);
+  const auto* const first = static_cast<const std::byte*>(key);
+  fabric->key_.assign(first, first + key_bytes);
+  ucx->rkey_buffer_release(key);
+  if (key_bytes == 0 || key_bytes > kFabricBytesMax)
+    return fail(Code::kUnavailable,
+                fmt::format("UCX: a key of {} bytes, expected 1 to {}", key_bytes, kFabricBytesMax));
+  return fabric;
+}
+
+Fabric::~Fabric() {
+  if (memory_ != nullptr) ucx_.mem_unmap(context_, memory_);
+  if (context_ != nullptr) ucx_.cleanup(context_);
+}
+
+Result<std::unique_ptr<FabricPeer>> Fabric::open_peer() {
+  std::unique_ptr<FabricPeer> peer(new FabricPeer(*this));
+  TRY_DO(peer->open());
+  return peer;
+}
+
+Result<void> FabricPeer::open() {
+  const Library& ucx = fabric_.ucx_;
+  ucp_worker_params_t params{};
+  params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
+  params.thread_mode = UCS_THREAD_MODE_SERIALIZED;
+  if (const auto status = ucx.worker_create(fabric_.context_, &params, &worker_); status != UCS_OK)
+    return ucx_failure(ucx, "worker", status);
+  if (const auto status = ucx.worker_get_efd(worker_, &event_fd_); status != UCS_OK)
+    return ucx_failure(ucx, "event fd", status);
+  ucp_address_t* address = nullptr;
+  size_t bytes = 0;
+  if (const auto status = ucx.worker_get_address(worker_, &address, &bytes); status != UCS_OK)
+    return ucx_failure(ucx, "address", status);
+  const auto* const first = reinterpret_cast<const std::byte*>(address);
+  worker_address_.assign(first, first + bytes);
+  ucx.worker_release_address(worker_, address);
+  if (bytes == 0 || bytes > kFabricBytesMax)
+    return fail(Code::kUnavailable,
+                fmt::format("UCX: an address of {} bytes, expected 1 to {}", bytes, kFabricBytesMax));
+  return {};
+}
+
+// Keys go before their endpoint; the worker's end is what ends the peer's writes.
+FabricPeer::~FabricPeer() {
+  const Library& ucx = fabric_.ucx_;
+  if (key_ != nullptr) ucx.rkey_destroy(key_);
+  if (endpoint_ != nullptr) {
+    ucp_request_param_t params{};
+    params.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
+    params.flags = UCP_EP_CLOSE_FLAG_FORCE;
+    void* const request = ucx.ep_close_nbx(endpoint_, &params);
+    if (UCS_PTR_IS_PTR(request)) {
+      for (int i = 0; i < kCloseTurnsMax && ucx.request_check_status(request) == UCS_INPROGRESS; ++i)
+        ucx.worker_progress(worker_);
+      ucx.request_free(request);
+    }
+  }
+  if (worker_ != nullptr) ucx.worker_destroy(worker_);
+}
+
+FabricAddress FabricPeer::address(bool may_write) const {
+  if (!may_write) return {.worker = worker_address_, .key = {}};
+  return {.worker = worker_address_,
+          .base = reinterpret_cast<uint64_t>(fabric_.arena_.data()),
+          .bytes = fabric_.bytes(),
+          .key = fabric_.key_};
+}
+
+Result<void> FabricPeer::connect(const FabricAddress& address, const kv::KvLayout& theirs) {
+  const Library& ucx = fabric_.ucx_;
+  CHECK(endpoint_ == nullptr && !address.worker.empty());
+  theirs_ = theirs;
+  ucp_ep_params_t params{};
+  params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
+                      UCP_EP_PARAM_FIELD_ERR_HANDLER;
+  params.address = reinterpret_cast<const ucp_address_t*>(address.worker.data());
+  params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
+  params.err_handler.arg = this;
+  params.err_handler.cb = [](void* self, ucp_ep_h /*endpoint*/, ucs_status_t status) {
+    static_cast<FabricPeer*>(self)->note(status, "endpoint");
+  };
+  if (const auto status = ucx.ep_create(worker_, &params, &endpoint_); status != UCS_OK) {
+    endpoint_ = nullptr;
+    return ucx_failure(ucx, "endpoint", status);
+  }
+  if (address.key.empty()) return {};
+  if (const auto status = ucx.ep_rkey_unpack(endpoint_, address.key.data(), &key_); status != UCS_OK) {
+    key_ = nullptr;
+    return ucx_failure(ucx, "key of the peer's KV arena", status);
+  }
+  their_base_ = address.base;
+  their_bytes_ = address.bytes;
+  return {};
+}
+
+Result<void> FabricPeer::check_blocks(std::span<const BlockId> blocks) const {
+  const size_t have = their_bytes_ / theirs_.block_bytes();
+  for (const BlockId block : blocks) {
+    if (index(block) < have) continue;
+    return fail(Code::kCorrupt,
+                fmt::format("Landing: target block is {}, expected below {}", index(block), have));
+  }
+  return {};
+}
+
+void FabricPeer::push(Push push, std::vector<BlockId> target) {
+  CHECK(key_ != nullptr && target.size() == push.move.target_blocks());
+  const kv::PieceCursor first(push.move);
+  jobs_.push_back({.push = std::move(push), .target = std::move(target), .next = first});
+}
+
+void FabricPeer::drop(TransferId transfer) {
+  std::erase_if(jobs_, [&](const Job& job) { return job.push.transfer == transfer; });
+  for (Flush& flush : ends_) {
+    if (flush.end.transfer == transfer && !flush.end.withdrawn) flush.end.transfer = {};
+  }
+}
+
+void FabricPeer::withdraw(TransferId transfer) {
+  drop(transfer);
+  flush({.transfer = transfer, .layers = {}, .withdrawn = true, .source = {}, .epochs = {}});
+}
+
+Result<std::vector<FabricEnd>> FabricPeer::step() {
+  progress();
+  while (!error_ && in_flight_ < kPutsMax && !jobs_.empty()) {
+    Job& job = jobs_.front();
+    put_next(job);
+    if (!job.next.is_done()) continue;
+    flush({.transfer = job.push.transfer,
+           .layers = job.push.layers,
+           .last = job.push.last,
+           .bytes = job.bytes,
+           .source = std::move(job.push.source),
+           .epochs = std::move(job.push.epochs)});
+    jobs_.pop_front();
+  }
+  progress();
+  if (error_) return Failure(*error_);
+  std::vector<FabricEnd> ended;
+  for (; !ends_.empty() && ends_.front().done; ends_.pop_front()) {
+    if (ends_.front().end.transfer != TransferId{}) ended.push_back(std::move(ends_.front().end));
+  }
+  return ended;
+}
+
+bool FabricPeer::may_sleep() {
+  if (error_ || (!jobs_.empty() && in_flight_ < kPutsMax)) return false;
+  if (!ends_.empty() && ends_.front().done) return false;
+  return fabric_.ucx_.worker_arm(worker_) == UCS_OK;
+}
+
+void FabricPeer::progress() {
+  for (int i = 0; i < kProgressAtOnce && fabric_.ucx_.worker_progress(worker_) != 0; ++i) continue;
+}
+
+// One write: the rest of a piece and its neighbours, as long as both sides have them in one stretch.
+void FabricPeer::put_next(Job& job) {
+  const kv::KvLayout& ours = fabric_.arena_.layout();
+  const Push& push = job.push;
+  const kv::Piece& piece = *job.next;
+  const size_t first = push.layers.first * ours.layer_bytes(piece.tokens);
+  const size_t range = push.layers.count * ours.layer_bytes(piece.tokens);
+  size_t from = ours.offset(0, push.source[piece.source]);
+  size_t to = theirs_.offset(0, job.target[piece.target]);
+  size_t bytes = 0;
+  if (piece.tokens == ours.block_tokens && piece.tokens == theirs_.block_tokens) {
+    from += first + job.offset;
+    to += first + job.offset;
+    bytes = std::min(range - job.offset, kPutBytesMax);
+  } else {
+    const size_t vector = ours.head_dim * size_of(ours.dtype);
+    const size_t row = (first + job.offset) / (piece.tokens * vector);
+    from += (row * ours.block_tokens + piece.source_token) * vector;
+    to += (row * theirs_.block_tokens + piece.target_token) * vector;
+    bytes = piece.tokens * vector;
+  }
+  const auto advance = [&](size_t by) {
+    job.offset += by;
+    if (job.offset < push.layers.count * ours.layer_bytes(job.next->tokens)) return;
+    job.offset = 0;
+    job.next.next();
+  };
+  advance(bytes);
+  while (range == ours.block_bytes() && job.offset == 0 && !job.next.is_done() &&
+         job.next->tokens == ours.block_tokens && job.next->tokens == theirs_.block_tokens &&
+         bytes + range <= kPutBytesMax && ours.offset(0, push.source[job.next->source]) == from + bytes &&
+         theirs_.offset(0, job.target[job.next->target]) == to + bytes) {
+    bytes += range;
+    advance(range);
+  }
+  job.bytes += bytes;
+  put(from, to, bytes);
+}
+
+void FabricPeer::put(size_t from, size_t to, size_t bytes) {
+  CHECK(from + bytes <= fabric_.bytes() && to + bytes <= their_bytes_, "{} bytes from {} to {}", bytes, from,
+        to);
+  ucp_request_param_t params{};
+  params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_MEMH;
+  params.user_data = this;
+  params.memh = fabric_.memory_;
+  params.cb.send = [](void* request, ucs_status_t status, void* self) {
+    auto& peer = *static_cast<FabricPeer*>(self);
+    --peer.in_flight_;
+    if (status != UCS_OK) peer.note(status, "write");
+    peer.fabric_.ucx_.request_free(request);
+  };
+  void* const request =
+      fabric_.ucx_.put_nbx(endpoint_, fabric_.arena_.data() + from, bytes, their_base_ + to, key_, &params);
+  if (UCS_PTR_IS_ERR(request)) note(UCS_PTR_STATUS(request), "write");
+  if (UCS_PTR_IS_PTR(request)) ++in_flight_;
+}
+
+// Ends when everything that was written before is in the peer's memory: a write's own end says only that its
+// source may be used again.
+void FabricPeer::flush(FabricEnd end) {
+  Flush& pending = ends_.emplace_back(Flush{.peer = this, .end = std::move(end)});
+  ucp_request_param_t params{};
+  params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
+  params.user_data = &pending;
+  params.cb.send = [](void* request, ucs_status_t status, void* entry) {
+    auto& flushed = *static_cast<Flush*>(entry);
+    flushed.done = true;
+    if (status != UCS_OK) flushed.peer->note(status, "flush");
+    flushed.peer->fabric_.ucx_.request_free(request);
+  };
+  void* const request = fabric_.ucx_.ep_flush_nbx(endpoint_, &params);
+  if (UCS_PTR_IS_ERR(request)) note(UCS_PTR_STATUS(request), "flush");
+  if (!UCS_PTR_IS_PTR(request)) pending.done = true;
+}
+
+// UCX's codes vary (timeout, reset, input/output): the peer is lost with each of them.
+void FabricPeer::note(int status, const char* what) {
+  if (!error_) error_ = ucx_failure(fabric_.ucx_, what, static_cast<ucs_status_t>(status)).error();
+}
+
+}  // namespace baton::transfer::ucx
