@@ -96,7 +96,7 @@ Result<void> SocketMover::take_ready(Connection& connection, const Ready& ready)
   } else {
     connection.fabric.reset();
     if (config_.choice == TransportChoice::kUcx)
-      return fail(Code::kUnavailable, "--kv-transport ucx: the peer takes no part in it");
+      return fail(Code::kInvalid, "--kv-transport ucx: the peer takes no part in it");
   }
   be_up(connection);
   return {};
