@@ -217,9 +217,9 @@ void Instance::take(const engine::Answer& answer) {
     if (ended.outcome.error) {
       ended.outcome.said.clear();
     } else if (ended.request->stream) {
-      read_events(ended.events + ended.answer->last_events(), ended.outcome.said);
+      read_events(ended.events + ended.answer->last_events({}), ended.outcome.said);
     } else {
-      read_choices(ended.answer->take_body(ended.params), ended.outcome.said);
+      read_choices(ended.answer->take_body(ended.params, {}), ended.outcome.said);
     }
     ended.done(std::move(ended.outcome), std::move(ended.params));
   }
