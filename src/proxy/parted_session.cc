@@ -41,7 +41,9 @@ class PartedSession {
         : whole_(whole), part_(part), body_(whole.parts_.body(part)), room_(whole.visit_.hub().loop) {}
 
     http::Awaitable<void> run();
-    bool is_gone() const override { return whole_.is_ending_ || whole_.writer_.hung_up(); }
+    bool is_gone() const override {
+      return whole_.is_ending_ || whole_.parts_.has_failed() || whole_.writer_.hung_up();
+    }
     http::Awaitable<Result<void>> take(std::string_view events) override;
     void end(std::string_view events) override;
     void reply(router::Reply reply) override;

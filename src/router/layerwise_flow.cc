@@ -16,7 +16,11 @@ Duration pause_after(const FlowLimits& limits, int32_t attempts) {
   return std::min(delay, limits.retry_delay_max);
 }
 
-bool counts_cached(std::string_view data) { return data.find("\"cached_tokens\"") != std::string_view::npos; }
+// Whether P has a part in an event: its cached_tokens, its time, or that there is nothing to come.
+bool tells_of_p(std::string_view data) {
+  return data == "[DONE]" || data.find("\"cached_tokens\"") != std::string_view::npos ||
+         data.find("\"timings\":") != std::string_view::npos;
+}
 
 }  // namespace
 
@@ -157,7 +161,7 @@ LayerwiseStep LayerwiseFlow::settle_whole(Time now) {
 LayerwiseStep LayerwiseFlow::on_prefill_over(Time now) { return settle_whole(now); }
 
 bool LayerwiseFlow::must_wait(std::string_view data) const {
-  if (part_ == Part::kRunning && (data == "[DONE]" || counts_cached(data))) return true;
+  if (part_ == Part::kRunning && tells_of_p(data)) return true;
   if (begun_ || !client_.merges_echo || data == "[DONE]" || is_error_event(data)) return false;
   return part_ == Part::kRunning || lacks_prompt(data);
 }

@@ -407,6 +407,16 @@ D resume => data: {"choices":[],"usage":{"prompt_tokens_details":{"cached_tokens
 D event [DONE] => data: [DONE]|
 D end cut => ok
 )");
+  plays(true, R"({"stream":true,"timings":true})",
+        R"(start => ask d:1 cmpl-id-0
+post cmpl-id-0 d:1 => ask p:1 landing
+D head => relay
+D event {"choices":[],"timings":{}} => waits
+P 200 {"choices":[],"usage":{}} => ok
+D resume => data: {"choices":[],"timings":{}}|
+D event [DONE] => data: [DONE]|
+D end => ok
+)");
   Play play(true, Route::kCompletions, "{}");
   play.play("start\npost cmpl-id-0 d:1");
   EXPECT_EQ(play.play("D 200 {\"choices\":[]}"), "D 200 {\"choices\":[]} => await\n");
