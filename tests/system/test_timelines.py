@@ -98,8 +98,10 @@ class Timelines(unittest.TestCase):
                     timings = answer.events()[-2]["timings"] if stream else answer.json()["timings"]
                     parts = self.check_sum(timings)
                     self.assertLessEqual(timings["total_ns"], took)
-                    for part in [("prefill", "tokenise"), ("prefill", "prefill"), ("decode", "tokenise"), ("decode", "handover"),
-                                 ("decode", "decode"), ("proxy", "gap")]:
+                    expected = [("prefill", "tokenise"), ("prefill", "prefill"), ("decode", "tokenise"), ("decode", "decode"), ("proxy", "gap")]
+                    if proxy == "proxy":  # layer by layer P's answer may be the later one: then nothing of D's wait is left
+                        expected.append(("decode", "handover"))
+                    for part in expected:
                         self.assertIn(part, parts)
                     if stream:
                         self.assertEqual([event for event in answer.events()[:-2] if "timings" in event], [])
