@@ -35,15 +35,21 @@ class Composer {
     if (own->handover_hidden) out_.handover_hidden = own->handover_hidden;
     add(api::kAtProxy, kGap, asked - own->total());
   }
-  // D's wait for its blocks to be filled: by a P that was asked meanwhile, if that is known.
+  // D's wait for its blocks to be filled: by a P that was asked meanwhile, if that is known. What P does when
+  // D has its blocks is no part of the wait.
   void add_wait(Duration wait, const std::optional<api::Timings>& p, Duration p_asked) {
-    if (!p || p->total() > wait) {
-      add(api::kAtDecode, phase_name(Phase::kHandover), wait);
-      return;
+    const auto add_within = [&](std::string_view at, std::string_view phase, Duration took) {
+      took = std::clamp(took, Duration{0}, wait);
+      add(at, phase, took);
+      wait -= took;
+    };
+    if (p) {
+      const Duration gap = p_asked - p->total();
+      for (const api::TimedPart& part : p->parts) add_within(api::kAtPrefill, part.phase, part.took);
+      if (p->handover_hidden) out_.handover_hidden = p->handover_hidden;
+      add_within(api::kAtProxy, kGap, gap);
     }
-    const Duration asked = std::min(std::max(p_asked, p->total()), wait);
-    add_instance(api::kAtPrefill, p, asked);
-    add(api::kAtDecode, phase_name(Phase::kHandover), wait - asked);
+    add(api::kAtDecode, phase_name(Phase::kHandover), wait);
   }
   api::Timings take() { return std::move(out_); }
 

@@ -7,7 +7,8 @@
 //   layer-wise:  route | D's parts up to its wait | P's parts | gap | handover | D's other parts | gap
 //
 // "route": for an instance with room, and what was tried in vain. "exchange": an instance that says nothing
-// of itself, or more than the time that it was asked for.
+// of itself, or more than the time that it was asked for. In the layer-wise order P's parts count as long as
+// D waits.
 #pragma once
 
 #include <optional>
