@@ -131,7 +131,9 @@ class PostingInstance {
     if (manners_.posts && body.contains("kv_transfer_params")) {
       const std::string url(body.at("kv_transfer_params").at("metaserver").as_string());
       reply = co_await post(url, post_of(request));
-      if (manners_.posts_twice) reply = co_await post(url, post_of(request));
+      if (manners_.posts_twice) {
+        reply = co_await post(url, post_of(request));
+      }
     }
     if (manners_.holds || (reply != 200 && manners_.ignores_metaserver)) {
       co_await hold();
