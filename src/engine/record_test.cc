@@ -204,7 +204,7 @@ TEST(Record, NamesTheFieldWhoseBytesLie) {
   EXPECT_EQ(error_of(bytes_of(record.head, {body})), "step 0: 1 surplus bytes, expected none");
   // A message that only the mover may see, with the head of KV bytes.
   record.steps[0].inbox = {transfer::MoverEvent(transfer::Received{transfer::PeerId{1}, transfer::Ping{}})};
-  EXPECT_EQ(error_with(record, bytes(8, 0, 0, 0, 0, 0, 0, 0, 16), bytes(8, 0, 0, 0, 0, 0, 0, 0, 20)),
+  EXPECT_EQ(error_with(record, bytes(8, 0, 0, 0, 0, 0, 0, 0, 16), bytes(8, 0, 0, 0, 0, 0, 0, 0, 22)),
             "step 0: inbox[0].message: frame head: body_bytes: 0, expected 41 to 262184");
 }
 
