@@ -57,6 +57,7 @@ Step PullFlow::begin_prefill(Time now) {
   room_.leave();
   if (!reserved) return finish_error(reserved.error(), "no_instance");
   ++prefill_attempts_;
+  if (prefill_attempts_ > 1) request_id_ = fmt::format("{}.{}", first_id_, prefill_attempts_);
   p_ = std::move(*reserved);
   p_instance_ = p_.instance();
   // A foreign P answers with the parameters of one choice and strands the KV of the others (vllm#38900).

@@ -38,12 +38,14 @@ namespace baton::router {
 
 class PullFlow final : public FlowReport {
  public:
-  // `request_id` goes to P and D as X-Request-Id. `seed` counts where the client sent none.
+  // `request_id` goes to P and D as X-Request-Id, with a suffix when it all begins again. `seed` counts where
+  // the client sent none.
   PullFlow(Registry& registry, FlowLimits limits, ClientBody client, std::string request_id, uint64_t seed)
       : registry_(registry),
         limits_(limits),
         client_(std::move(client)),
-        request_id_(std::move(request_id)),
+        first_id_(std::move(request_id)),
+        request_id_(first_id_),
         seed_(seed),
         demand_(registry.demand_of(client_)),
         room_(registry.queue(), limits.queue_timeout) {}
@@ -109,7 +111,9 @@ class PullFlow final : public FlowReport {
   Registry& registry_;
   FlowLimits limits_;
   ClientBody client_;
-  std::string request_id_;
+  std::string first_id_;
+  std::string
+      request_id_;  // another with each prefill, so that a late abort of one that was left ends no other
   uint64_t seed_;
   Demand demand_;
   RoomWait room_;

@@ -331,6 +331,20 @@ TEST_F(ForeignPullFlowTest, ParametersOfAnEarlierRoundAreNotUsedAgain) {
   expect_all_released();
 }
 
+TEST_F(PullFlowTest, WhatBeginsAgainHasAnotherNameThatALateAbortDoesNotKnow) {
+  PullFlow f = flow("{}");
+  as<AskPrefill>(f.start(kNow));
+  const std::string first = f.request_id();
+  as<Pause>(f.on_prefill(fail(Code::kUnavailable, "reset"), kNow));
+  const auto told = f.take_cleanups();
+  ASSERT_EQ(told.size(), 1U);
+  EXPECT_EQ(told[0].ids, std::vector{first});
+  as<AskPrefill>(f.on_pause_done(kNow));
+  EXPECT_EQ(f.request_id(), first + ".2");
+  f.on_client_gone();
+  EXPECT_EQ(f.take_cleanups().at(0).ids, std::vector{first + ".2"});
+}
+
 TEST_F(PullFlowTest, SeveralChoicesAreOneHandOverOnBatonInstances) {
   PullFlow f = flow(R"({"n":3})");
   EXPECT_NE(as<AskPrefill>(f.start(kNow)).body.find(R"("n":3)"), std::string::npos);
