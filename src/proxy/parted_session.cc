@@ -41,9 +41,7 @@ class PartedSession {
         : whole_(whole), part_(part), body_(whole.parts_.body(part)), room_(whole.visit_.hub().loop) {}
 
     http::Awaitable<void> run();
-    bool is_gone() const override {
-      return whole_.is_ending_ || whole_.parts_.has_failed() || whole_.writer_.hung_up();
-    }
+    bool is_gone() const override { return whole_.is_ending_ || whole_.writer_.hung_up(); }
     http::Awaitable<Result<void>> take(std::string_view events) override;
     void end(std::string_view events) override;
     void reply(router::Reply reply) override;
@@ -99,6 +97,7 @@ http::Awaitable<void> PartedSession::Run::run() {
 }
 
 http::Awaitable<Result<void>> PartedSession::Run::take(std::string_view events) {
+  if (whole_.parts_.has_failed()) co_return fail(Code::kCancelled, "the answer has ended with an error");
   whole_.out_ += events;
   if (exchange_->flow().has_failed()) {
     whole_.failed_outcome_ = "d_failed";
@@ -115,6 +114,7 @@ http::Awaitable<Result<void>> PartedSession::Run::take(std::string_view events) 
 }
 
 void PartedSession::Run::end(std::string_view events) {
+  if (whole_.parts_.has_failed()) return;  // the client has been told
   whole_.out_ += events;
   if (exchange_->flow().has_failed()) {
     whole_.failed_outcome_ = "d_failed";
