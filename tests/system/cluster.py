@@ -153,7 +153,17 @@ class Cluster(contextlib.AbstractContextManager):
         self.processes[name] = Process(name, [*arguments, *extra], self.folder, self.environment)
         self.ports[name] = port
         self.wait_ready(name, ready)
+        self.wait_probed(port)
         return port
+
+    def wait_probed(self, port: int) -> None:
+        """Until the proxy has looked at each of its instances once, whatever it found."""
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            health = ask(port, "GET", "/healthcheck", timeout=2)
+            if health.status != 200 or all(one["health"] != "unknown" for one in health.json().get("instances", [])):
+                return
+            time.sleep(0.02)
 
     def wait_ready(self, name: str, path: str = "/health") -> None:
         deadline = time.monotonic() + READY_SECONDS
