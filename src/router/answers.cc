@@ -2,10 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "api/response.h"
 
 namespace baton::router {
-
 namespace {
 
 // A 500 whose body says that the request is wrong would come from everybody.
@@ -54,6 +55,18 @@ Reply reply_of(const UpstreamAnswer& answer) {
     reply.body = api::render_error({Code::kUnavailable, text}, answer.status);
   }
   return reply;
+}
+
+Reply reply_of(const Error& error) {
+  const bool later = error.code == Code::kExhausted || error.code == Code::kUnavailable;
+  return {.status = api::http_status(error.code),
+          .body = api::render_error(error),
+          .retry_after = std::string(later ? kRetryAfter : "")};
+}
+
+Duration pause_after(const FlowLimits& limits, int32_t attempts) {
+  const Duration delay = limits.retry_delay * (1LL << std::min(attempts - 1, 20));
+  return std::min(delay, limits.retry_delay_max);
 }
 
 Error named(const Registry& registry, InstanceId id, const Error& error) {

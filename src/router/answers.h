@@ -26,6 +26,12 @@ bool is_error_event(std::string_view data);
 // OpenAI's shape.
 Reply reply_of(const UpstreamAnswer& answer);
 
+// The error as the client gets it; with Retry-After where it may pass by itself.
+Reply reply_of(const Error& error);
+
+// Before the next attempt, after so many: retry_delay, doubled each time up to retry_delay_max.
+Duration pause_after(const FlowLimits& limits, int32_t attempts);
+
 // The error with the role and the address of the instance in front.
 Error named(const Registry& registry, InstanceId instance, const Error& error);
 

@@ -2,19 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "api/response.h"
 #include "base/check.h"
 #include "router/answers.h"
 
 namespace baton::router {
 namespace {
-
-Duration pause_after(const FlowLimits& limits, int32_t attempts) {
-  const Duration delay = limits.retry_delay * (1LL << std::min(attempts - 1, 20));
-  return std::min(delay, limits.retry_delay_max);
-}
 
 // Whether P has a part in an event: its cached_tokens, its time, or that there is nothing to come.
 bool tells_of_p(std::string_view data) {
@@ -40,11 +33,7 @@ Reply LayerwiseFlow::finish(Reply reply, std::string outcome) {
 }
 
 Reply LayerwiseFlow::finish_error(const Error& error, std::string outcome) {
-  const bool later = error.code == Code::kExhausted || error.code == Code::kUnavailable;
-  return finish({.status = api::http_status(error.code),
-                 .body = api::render_error(error),
-                 .retry_after = std::string(later ? kRetryAfter : "")},
-                std::move(outcome));
+  return finish(reply_of(error), std::move(outcome));
 }
 
 void LayerwiseFlow::abort_at(InstanceId id) {
@@ -260,12 +249,7 @@ PrefillStep LayerwiseFlow::begin_prefill(Time now) {
   p_.release();
   d_.release_promise();
   auto reserved = registry_.reserve_prefill_for(demand_, d_.instance(), avoid_, now);
-  if (!reserved) {
-    return prefill_failed({.status = api::http_status(reserved.error().code),
-                           .body = api::render_error(reserved.error()),
-                           .retry_after = std::string(kRetryAfter)},
-                          reserved.error().message);
-  }
+  if (!reserved) return prefill_failed(reply_of(reserved.error()), reserved.error().message);
   p_ = std::move(*reserved);
   p_instance_ = p_.instance();
   times_.prefill_asked = now;

@@ -69,8 +69,8 @@ class LayerwiseFlow final : public FlowReport {
   // Where an instance reaches this proxy's metaserver.
   using MetaserverUrl = std::function<std::string(const Instance& d)>;
 
-  // How long the end of an answer waits for P's cached_tokens, which arrive with D's first token or not at
-  // all.
+  // How long the end of an answer waits for P's cached_tokens and timings, which arrive with D's first token
+  // or not at all.
   static constexpr Duration kUsageWait = std::chrono::milliseconds(500);
 
   LayerwiseFlow(Registry& registry, FlowLimits limits, ClientBody client, std::string request_id,

@@ -1,6 +1,5 @@
 #include "router/pull_flow.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "api/response.h"
@@ -18,20 +17,12 @@ Step PullFlow::finish(Reply reply, std::string outcome) {
 }
 
 Step PullFlow::finish_error(const Error& error, std::string outcome) {
-  const bool later = error.code == Code::kExhausted || error.code == Code::kUnavailable;
-  return finish({.status = api::http_status(error.code),
-                 .body = api::render_error(error),
-                 .retry_after = std::string(later ? kRetryAfter : "")},
-                std::move(outcome));
+  return finish(reply_of(error), std::move(outcome));
 }
-
-Error PullFlow::named(InstanceId id, const Error& error) const { return router::named(registry_, id, error); }
 
 void PullFlow::abort_at(InstanceId id, std::string request) {
   if (auto cleanup = abort_of(registry_, id, std::move(request))) cleanups_.push_back(std::move(*cleanup));
 }
-
-bool PullFlow::is_baton(InstanceId id) const { return router::is_baton(registry_, id); }
 
 Step PullFlow::start(Time now) { return begin_prefill(now); }
 
@@ -61,13 +52,13 @@ Step PullFlow::begin_prefill(Time now) {
   p_ = std::move(*reserved);
   p_instance_ = p_.instance();
   // A foreign P answers with the parameters of one choice and strands the KV of the others (vllm#38900).
-  if (client_.choices_are_separable && !is_baton(p_.instance())) {
+  if (client_.choices_are_separable && !is_baton(registry_, p_.instance())) {
     finish({}, "split");
     return Split{};
   }
   if (client_.must_call_tool && registry_.find(p_.instance())->fails_forced_tools) return decode_alone(now);
   times_ = {.prefill_asked = now};
-  return AskPrefill{p_.instance(), prefill_body(client_, is_baton(p_.instance()), seed_)};
+  return AskPrefill{p_.instance(), prefill_body(client_, is_baton(registry_, p_.instance()), seed_)};
 }
 
 Step PullFlow::again(Stage stage, const Error& error) {
@@ -76,14 +67,13 @@ Step PullFlow::again(Stage stage, const Error& error) {
     return finish_error(error, stage == Stage::kPrefill ? "p_failed" : "d_failed");
   ++retries_;
   after_pause_ = stage;
-  const Duration delay = limits_.retry_delay * (1LL << std::min(attempts - 1, 20));
-  return Pause{std::min(delay, limits_.retry_delay_max)};
+  return Pause{pause_after(limits_, attempts)};
 }
 
 Step PullFlow::on_prefill(Result<UpstreamAnswer> answer, Time now) {
   p_.release_tokens();
   if (!answer) {
-    const Error error = named(p_.instance(), answer.error());
+    const Error error = named(registry_, p_.instance(), answer.error());
     registry_.on_request_failed(p_.instance(), answer.error().message, now);
     avoid_.push_back(p_.instance());
     // It may be computing still, or again after a pause.
@@ -94,7 +84,7 @@ Step PullFlow::on_prefill(Result<UpstreamAnswer> answer, Time now) {
   if (answer->status != 200) {
     // Some servers read the one token that P draws as a tool call and fail: every P would, and keep the
     // blocks of each attempt, of which nobody has a name (vllm#38911). D can answer alone.
-    if (answer->status == 500 && client_.must_call_tool && !is_baton(p_.instance())) {
+    if (answer->status == 500 && client_.must_call_tool && !is_baton(registry_, p_.instance())) {
       registry_.on_forced_tool_failed(p_.instance());
       return decode_alone(now);
     }
@@ -109,9 +99,10 @@ Step PullFlow::on_prefill(Result<UpstreamAnswer> answer, Time now) {
     registry_.on_answer_failed(p_.instance(), now);
     avoid_.push_back(p_.instance());
     abort_at(p_.instance(), request_id_);
-    return again(Stage::kPrefill, named(p_.instance(), {Code::kUnavailable, read.error().message}));
+    return again(Stage::kPrefill,
+                 named(registry_, p_.instance(), {Code::kUnavailable, read.error().message}));
   }
-  const bool ended = read->kv_transfer_params.empty() && is_baton(p_.instance());
+  const bool ended = read->kv_transfer_params.empty() && is_baton(registry_, p_.instance());
   times_.prefill_answered = now;
   times_.prefill_timings = read->timings;
   held_ = std::move(*read);
@@ -159,14 +150,14 @@ Step PullFlow::begin_decode(Time now) {
   d_instance_ = d_.instance();
   times_.decode_asked = now;
   return AskDecode{d_.instance(), decode_body(client_, held_ ? held_->kv_transfer_params : std::string_view(),
-                                              is_baton(d_.instance()), seed_)};
+                                              is_baton(registry_, d_.instance()), seed_)};
 }
 
 // Nobody will fetch P's KV any more.
 void PullFlow::abandon_held() {
   if (!held_ || kv_taken_ || !p_) return;
   kv_taken_ = true;
-  if (is_baton(p_.instance())) {
+  if (is_baton(registry_, p_.instance())) {
     abort_at(p_.instance(), held_->remote_request_id.empty() ? request_id_ : held_->remote_request_id);
     return;
   }
@@ -193,11 +184,11 @@ Step PullFlow::on_decode_whole(Result<UpstreamAnswer> answer, Time now) {
       kv_taken_ = true;
       return finish({.body = std::move(*body)}, "ok");
     }
-    const Error error = named(d_.instance(), body.error());
+    const Error error = named(registry_, d_.instance(), body.error());
     answer = UpstreamAnswer{.status = 502, .body = api::render_error(error, 502), .retry_after = {}};
   }
   if (!answer) {
-    const Error error = named(d_.instance(), answer.error());
+    const Error error = named(registry_, d_.instance(), answer.error());
     registry_.on_request_failed(d_.instance(), answer.error().message, now);
     avoid_.push_back(d_.instance());
     abort_at(d_.instance(), request_id_);
@@ -219,8 +210,9 @@ Step PullFlow::on_decode_whole(Result<UpstreamAnswer> answer, Time now) {
 
 Step PullFlow::on_decode_empty(const Result<void>& end, Time now) {
   if (!end) return on_decode_whole(Failure(end.error()), now);
-  const Error error = named(
-      d_.instance(), {Code::kUnavailable, "its stream ended before its first event, expected an answer"});
+  const Error error =
+      named(registry_, d_.instance(),
+            {Code::kUnavailable, "its stream ended before its first event, expected an answer"});
   return on_decode_whole(
       UpstreamAnswer{.status = 502, .body = api::render_error(error, 502), .retry_after = {}}, now);
 }
@@ -245,7 +237,7 @@ void PullFlow::on_stream_end(const Result<void>& end, Time now, std::string& out
   const bool whole = saw_done_;  // however the connection ended after it
   if (!whole && !saw_error_) {
     const std::string why = end ? "its stream ended without [DONE]" : end.error().message;
-    const Error error = named(d_.instance(), {Code::kUnavailable, why});
+    const Error error = named(registry_, d_.instance(), {Code::kUnavailable, why});
     api::append_error_event(out, {error.code, "the answer is not complete: " + error.message});
     if (!client_.part) api::append_done(out);
     if (!end) registry_.on_request_failed(d_.instance(), why, now);

@@ -105,8 +105,6 @@ class PullFlow final : public FlowReport {
   Step finish_error(const Error& error, std::string outcome);
   void abandon_held();
   void abort_at(InstanceId instance, std::string id);
-  Error named(InstanceId instance, const Error& error) const;
-  bool is_baton(InstanceId id) const;
 
   Registry& registry_;
   FlowLimits limits_;

@@ -18,6 +18,8 @@ namespace baton::router {
 class RoomWait {
  public:
   RoomWait(WaitQueue& queue, Duration timeout) : queue_(queue), timeout_(timeout) {}
+  RoomWait(const RoomWait&) = delete;  // the queue wakes it where it is
+  RoomWait& operator=(const RoomWait&) = delete;
 
   // Before the first wait: what is called when there may be room; it must not call the flow.
   void set_wake(std::function<void()> wake) { wake_ = std::move(wake); }
