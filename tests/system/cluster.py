@@ -165,6 +165,17 @@ class Cluster(contextlib.AbstractContextManager):
                 return
             time.sleep(0.02)
 
+    def wait_reservations_back(self, name: str) -> None:
+        """A proxy's requests are over, and it counts none of them at any instance."""
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            health = ask(self.ports[name], "GET", "/healthcheck").json()
+            if health["request_num"] == 0 and all(one["in_flight"] == 0 for one in health["instances"]):
+                return
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{name} still counts: {health}")
+            time.sleep(0.02)
+
     def wait_ready(self, name: str, path: str = "/health") -> None:
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:

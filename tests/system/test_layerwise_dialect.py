@@ -67,15 +67,6 @@ class LayerwiseDialect(unittest.TestCase):
         """What was heard, as the cases write it."""
         return IDS.sub(b"ID", body.replace(self.metaserver, b"METASERVER")).replace(f"127.0.0.1:{self.p.port}".encode(), b"PREFILL")
 
-    def wait_idle(self):
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            health = ask(self.proxy, "GET", "/healthcheck").json()
-            if health["request_num"] == 0 and all(i["in_flight"] == 0 for i in health["instances"]):
-                return
-            self.assertLess(time.monotonic(), deadline, health)
-            time.sleep(0.02)
-
     def test_every_case_byte_for_byte(self):
         for case in read_cases():
             with self.subTest(case.name):
@@ -103,7 +94,7 @@ class LayerwiseDialect(unittest.TestCase):
                                  [case.answered["metaserver"]] if "metaserver" in case.answered else [])
                 if isinstance(answers["D"], Posting) and isinstance(answers["D"].answer, Silence):
                     self.assertTrue(self.d.heard[0].closed.wait(PATIENCE))
-        self.wait_idle()
+        self.cluster.wait_reservations_back("proxy")
 
     def test_a_client_that_leaves_ends_both(self):
         self.p.answers(Silence())
@@ -114,7 +105,7 @@ class LayerwiseDialect(unittest.TestCase):
         connection.close()
         for engine in (self.p, self.d):
             self.assertTrue(engine.heard[0].closed.wait(PATIENCE))
-        self.wait_idle()
+        self.cluster.wait_reservations_back("proxy")
 
     def test_many_requests_at_once_keep_their_own_prefills(self):
         count = 40  # more than the 32 threads of vllm-ascend's connector
@@ -132,7 +123,7 @@ class LayerwiseDialect(unittest.TestCase):
         posted = {json.loads(request.body)["kv_transfer_params"]["request_id"] for request in self.p.heard}
         self.assertEqual(len(posted), count)
         self.assertEqual(posted, {f"cmpl-{request.headers['x-request-id']}-0" for request in self.p.heard})
-        self.wait_idle()
+        self.cluster.wait_reservations_back("proxy")
 
 
 class OrderIsTheOperatorsOrTheInstances(unittest.TestCase):

@@ -159,16 +159,6 @@ class ForeignInstances(unittest.TestCase):
             self.assertLess(time.monotonic(), deadline)
             time.sleep(0.02)
 
-    def wait_idle(self):
-        """Every reservation is back."""
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            health = ask(self.proxy, "GET", "/healthcheck").json()
-            if health["request_num"] == 0 and all(i["in_flight"] == 0 for i in health["instances"]):
-                return
-            self.assertLess(time.monotonic(), deadline, health)
-            time.sleep(0.02)
-
     def post(self, body: dict | bytes, headers: dict[str, str] | None = None):
         return ask(self.proxy, "POST", "/v1/completions", body, headers)
 
@@ -194,7 +184,7 @@ class BatonsProxyDrivesForeignInstances(ForeignInstances):
                     self.assertEqual(heard, [case.sent[who]] if who in case.sent else [], who)
                 ids = {request.headers["x-request-id"] for engine in (self.p, self.d) for request in engine.heard}
                 self.assertEqual(len(ids), 1)
-        self.wait_idle()
+        self.cluster.wait_reservations_back("proxy")
 
     def test_every_request_has_an_id_of_its_own_whatever_the_client_calls_it(self):
         seen = set()
@@ -233,7 +223,7 @@ class BatonsProxyDrivesForeignInstances(ForeignInstances):
                     self.assertIn("message", answer.json()["error"])
                 if status == 429:
                     self.assertIn("retry-after", answer.headers)
-        self.wait_idle()
+        self.cluster.wait_reservations_back("proxy")
 
     def test_ds_refusal_of_a_stream_is_no_empty_200_and_frees_p(self):
         self.p.answers(Whole(200, HELD))
@@ -253,7 +243,7 @@ class BatonsProxyDrivesForeignInstances(ForeignInstances):
         self.assertIn("not complete", events[1]["error"]["message"])
         self.assertEqual(events[2:], ["[DONE]"])
         self.assertEqual((len(self.p.heard), len(self.d.heard)), (1, 1))
-        self.wait_idle()
+        self.cluster.wait_reservations_back("proxy")
 
     def test_an_answer_that_ends_before_it_begins_is_asked_for_again(self):
         event = b'data: {"choices":[{"index":0,"text":"a"}]}\n\n'
@@ -267,7 +257,7 @@ class BatonsProxyDrivesForeignInstances(ForeignInstances):
         answer = self.post({"prompt": "x"})
         self.assertEqual(answer.status, 502, answer.body)
         self.assertIn("decode instance", answer.json()["error"]["message"])
-        self.wait_idle()
+        self.cluster.wait_reservations_back("proxy")
 
     def leave(self, body: dict, after):
         """Sends a request, waits for `after()`, hangs up."""
@@ -281,7 +271,7 @@ class BatonsProxyDrivesForeignInstances(ForeignInstances):
         self.d.answers()
         self.leave({"prompt": "x"}, lambda: self.p.wait_heard(1))
         self.assertTrue(self.p.heard[0].closed.wait(PATIENCE))
-        self.wait_idle()
+        self.cluster.wait_reservations_back("proxy")
         self.assertEqual(self.d.heard, [])
 
     def test_a_client_that_leaves_before_ds_answer_frees_a_foreign_p_through_d(self):
@@ -294,7 +284,7 @@ class BatonsProxyDrivesForeignInstances(ForeignInstances):
             for request in heard:
                 self.assertTrue(request.closed.wait(PATIENCE))
             self.assertEqual(len(self.p.heard), 1)
-            self.wait_idle()
+            self.cluster.wait_reservations_back("proxy")
 
 
 class Keys(ForeignInstances):
