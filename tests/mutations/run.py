@@ -20,7 +20,7 @@ WORK = ROOT / "build" / "mutations"
 SOURCE, BUILD = WORK / "src", WORK / "build"
 COPIED = ["CMakeLists.txt", "CMakePresets.json", "ARCHITECTURE.md", "cmake", "src", "tests/CMakeLists.txt", "tests/simulation", "tests/traces",
           "tools"]
-LINKED = ["models", "tests/golden", "docs"]
+LINKED = ["models", "tests/golden", "tests/fuzz", "docs"]
 TEST_SECONDS_MAX = 60  # a mutant may hang; that is noticed too
 JOBS = "2"
 
