@@ -58,6 +58,7 @@ struct Flag {
   std::string_view group = {};   // heading in --help
   std::string_view help = {};    // a sentence; for kNoEffect and kRejected: why
   bool negatable = false;        // kSwitch: --no-x exists
+  bool repeatable = false;       // kTexts: given again, it adds its values to those before
 };
 
 // An environment variable that a command reads.

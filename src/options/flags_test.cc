@@ -255,6 +255,16 @@ TEST(Proxy, EachMistakeHasItsSentence) {
        "--decoder-hosts: a:1 is a prefill instance too, expected one or the other"},
       {{"--prefiller-hosts", "a:1", "--prefiller-ports", "2"},
        "--prefiller-hosts: values name ports, expected no --prefiller-ports"},
+      {{"--prefill", "http://a:1"}, "--decode: none given, expected at least one beside --prefill"},
+      {{"--prefill", "a:1", "--decode", "http://b:1"}, "--prefill: a:1: expected http://host:port"},
+      {{"--prefill", "http://a:1", "x", "--decode", "http://b:1"},
+       "--prefill: x, expected the port of a bootstrap server or none"},
+      {{"--prefill", "http://a:1", "--prefill", "http://a:1/", "--decode", "http://b:1"},
+       "--prefill: a:1 is given twice, expected each instance once"},
+      {{"--prefill", "http://a:1", "--decode", "http://a:1"},
+       "--decode: a:1 is a prefill instance too, expected one or the other"},
+      {{"--prefill", "http://a:1", "--decode", "http://b:1", "--decoder-hosts", "c:1"},
+       "--decoder-hosts: instances are named by --prefill and --decode, expected one way"},
       {{"x"}, "x: a word without a flag, expected none"},
       {{"--polcy", "x"}, "unknown flag --polcy (did you mean --policy?)"},
   };
@@ -275,6 +285,19 @@ TEST(Proxy, DefaultsAreTheOriginals) {
   EXPECT_EQ(options->attempts, 3);
   EXPECT_EQ(options->backend_api_key, "sk");
   EXPECT_EQ(parse_proxy(Words{"--max-retries", "0"}, {})->attempts, 1);
+}
+
+TEST(Proxy, TakesInstancesAsUpstreamVllmsMooncakeProxyNamesThem) {
+  const auto options =
+      parse_proxy(Words{"--prefill", "http://a:1", "9000", "--prefill", "http://[::1]:2/", "--prefill",
+                        "http://c:3", "none", "--decode", "http://d:4", "--decode", "http://e:5"},
+                  {});
+  ASSERT_TRUE(options) << options.error().message;
+  EXPECT_EQ(options->prefillers, (std::vector<Endpoint>{{"a", 1}, {"::1", 2}, {"c", 3}}));
+  EXPECT_EQ(options->decoders, (std::vector<Endpoint>{{"d", 4}, {"e", 5}}));
+  EXPECT_EQ(options->bootstraps,
+            (std::map<Endpoint, Endpoint>{{{"a", 1}, {"a", 9000}}, {{"::1", 2}, {"::1", 8998}}}));
+  EXPECT_TRUE(options->notices.empty());
 }
 
 TEST(Endpoints, HaveBracketsAroundIpv6) {

@@ -257,6 +257,10 @@ class Parser {
     Given& given = arguments_.given[flag.name];
     const bool again = given.flag != nullptr && !(given.from_config && !from_config);
     const bool is_json = flag.kind == Kind::kJson;
+    if (again && flag.repeatable) {
+      given.texts.insert(given.texts.end(), values.begin(), values.end());
+      return {};
+    }
     if (again && (!is_json || given.whole)) {
       arguments_.warnings.push_back(fmt::format("{} given twice, using the last", flag.name));
     }

@@ -11,6 +11,7 @@
 namespace baton::options {
 namespace {
 
+constexpr int64_t kBootstrapPortDefault = 8998;  // VLLM_MOONCAKE_BOOTSTRAP_PORT's
 constexpr double kSecondsMax = 1e6;
 constexpr int64_t kRequestsMax = 1 << 20;
 constexpr size_t kEndpointsMax = 4096;  // of one side
@@ -143,10 +144,12 @@ class Binder {
     TRY_DO(bind_flow());
     TRY(options_.prefillers, bind_side("prefiller", "8001"));
     TRY(options_.decoders, bind_side("decoder", "8002"));
+    TRY_DO(bind_urls());
     for (const Endpoint& endpoint : options_.decoders) {
       if (std::ranges::find(options_.prefillers, endpoint) == options_.prefillers.end()) continue;
       return fail(Code::kInvalid,
-                  fmt::format("--decoder-hosts: {} is a prefill instance too, expected one or the other",
+                  fmt::format("{}: {} is a prefill instance too, expected one or the other",
+                              given_.find("--decode") == nullptr ? "--decoder-hosts" : "--decode",
                               endpoint_text(endpoint)));
     }
     options_.notices = given_.warnings;
@@ -245,6 +248,57 @@ class Binder {
     return expand_endpoints(side, hosts, ports, num, inc);
   }
 
+  // --prefill and --decode: the way in which upstream vLLM's Mooncake proxy names instances.
+  Result<void> bind_urls() {
+    const auto prefill = given_.texts("--prefill");
+    const auto decode = given_.texts("--decode");
+    if (prefill.empty() && decode.empty()) return {};
+    for (const std::string_view flag :
+         {"--prefiller-hosts", "--prefiller-ports", "--decoder-hosts", "--decoder-ports"}) {
+      if (given_.find(flag) == nullptr) continue;
+      return fail(Code::kInvalid,
+                  fmt::format("{}: instances are named by --prefill and --decode, expected one way", flag));
+    }
+    if (prefill.empty() || decode.empty()) {
+      return fail(Code::kInvalid, fmt::format("{}: none given, expected at least one beside {}",
+                                              prefill.empty() ? "--prefill" : "--decode",
+                                              prefill.empty() ? "--decode" : "--prefill"));
+    }
+    options_.prefillers.clear();
+    options_.decoders.clear();
+    for (size_t i = 0; i < prefill.size(); ++i) {
+      TRY(const Endpoint p, url_of("--prefill", prefill[i]));
+      options_.prefillers.push_back(p);
+      const bool says_port = i + 1 < prefill.size() && !prefill[i + 1].contains("://");
+      int64_t port = kBootstrapPortDefault;
+      if (says_port && prefill[++i] != "none") {
+        const std::string& word = prefill[i];
+        const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), port);
+        if (error != std::errc{} || end != word.data() + word.size()) {
+          return fail(
+              Code::kInvalid,
+              fmt::format("--prefill: {}, expected the port of a bootstrap server or none", excerpt(word)));
+        }
+      } else if (says_port) {
+        continue;
+      }
+      TRY(const uint16_t checked, as_port("--prefill", port));
+      options_.bootstraps[p] = {p.host, checked};
+    }
+    for (const std::string& url : decode) {
+      TRY(const Endpoint d, url_of("--decode", url));
+      options_.decoders.push_back(d);
+    }
+    TRY_DO(check_distinct("--prefill", options_.prefillers));
+    return check_distinct("--decode", options_.decoders);
+  }
+
+  static Result<Endpoint> url_of(std::string_view flag, std::string_view url) {
+    auto endpoint = parse_instance_url(url);
+    if (!endpoint) return fail(Code::kInvalid, fmt::format("{}: {}", flag, endpoint.error().message));
+    return endpoint;
+  }
+
   const Arguments& given_;
   const Environment& environment_;
   ProxyOptions options_;
@@ -270,6 +324,15 @@ Result<Endpoint> parse_endpoint(std::string_view text) {
   TRY_DO(check_host(host));
   TRY(const uint16_t port, as_port(excerpt(text), number));
   return Endpoint{std::string(host), port};
+}
+
+Result<Endpoint> parse_instance_url(std::string_view url) {
+  constexpr std::string_view kScheme = "http://";
+  if (!url.starts_with(kScheme))
+    return fail(Code::kInvalid, fmt::format("{}: expected http://host:port", excerpt(url)));
+  std::string_view rest = url.substr(kScheme.size());
+  if (rest.ends_with('/')) rest.remove_suffix(1);
+  return parse_endpoint(rest);
 }
 
 std::string endpoint_text(const Endpoint& endpoint) {

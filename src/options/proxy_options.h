@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -27,6 +28,8 @@ struct Endpoint {
 // "h:p", "[v6]:p". kInvalid names what is wrong. A host of dotted digits must be an IPv4 address: two of them
 // run together ("192.0.0.3192.0.0.3") are a blank missing before a line's backslash.
 Result<Endpoint> parse_endpoint(std::string_view text);
+// "http://h:p", with or without a slash behind it.
+Result<Endpoint> parse_instance_url(std::string_view url);
 // "h:p", IPv6 bracketed.
 std::string endpoint_text(const Endpoint& endpoint);
 
@@ -45,6 +48,8 @@ struct ProxyOptions {
   std::string advertise_host;        // told to others; empty: host if it is not a wildcard, else found out
   std::vector<Endpoint> prefillers;  // in the order of the command line; no two the same
   std::vector<Endpoint> decoders;
+
+  std::map<Endpoint, Endpoint> bootstraps;  // of a prefill instance given by --prefill: its bootstrap server
 
   ProxyOrder order = ProxyOrder::kAuto;
   int32_t attempts = 3;             // --max-retries: total attempts, at least 1

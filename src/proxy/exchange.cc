@@ -68,6 +68,8 @@ Error PullExchange::failure(Error error) const {
 http::Awaitable<router::Step> PullExchange::prefill(router::AskPrefill ask) {
   const Time begin = hub_.loop.now();
   http::ClientRequest request = upstream(ask.instance, std::move(ask.body), hub_.options.prefill_timeout);
+  if (ask.data_parallel_rank)
+    request.headers.add("X-data-parallel-rank", std::to_string(*ask.data_parallel_rank));
   auto answer = co_await hub_.client.request(std::move(request));
   hub_.metrics.prefill_time_s.observe(seconds(hub_.loop.now() - begin));
   if (receiver_.is_gone()) co_return router::Pause{};  // not P's failure; run() ends

@@ -21,6 +21,26 @@ std::string notice_of(const Hub& hub, const http::Response& answer) {
                                           : "the proxy's OPENAI_API_KEY is another, set it");
 }
 
+// Whose engine ids a P's bootstrap server names; asked for each time, because P may be another process by
+// now.
+http::Awaitable<Result<std::vector<router::BootstrapRank>>> ask_bootstrap(Hub& hub, std::string url) {
+  const auto endpoint =
+      options::parse_endpoint(std::string_view(url).substr(std::string_view("http://").size()));
+  if (!endpoint) co_return Failure(endpoint.error());
+  const auto answer = co_await hub.client.request({.to = {endpoint->host, endpoint->port},
+                                                   .target = "/query",
+                                                   .headers = {},
+                                                   .body = {},
+                                                   .head_timeout = kProbeTimeout,
+                                                   .idle_timeout = kProbeTimeout});
+  auto ranks = answer ? answer->status == 200
+                            ? router::read_bootstrap_answer(answer->body)
+                            : fail(Code::kUnavailable, fmt::format("/query answers {}", answer->status))
+                      : Failure(answer.error());
+  if (ranks) co_return std::move(*ranks);
+  co_return fail(ranks.error().code, fmt::format("its bootstrap server {}: {}", url, ranks.error().message));
+}
+
 void note(Hub& hub, router::InstanceId id, const Result<http::Response>& answer) {
   const router::Instance* before = hub.registry.find(id);
   if (before == nullptr) return;
@@ -55,6 +75,23 @@ void note(Hub& hub, router::InstanceId id, const Result<http::Response>& answer)
   if (after->health == router::Health::kDown) hub.wake_watchers(id);
 }
 
+// The answer to a probe; of a P that hands over by a bootstrap server, its failure if that one has nothing to
+// say.
+http::Awaitable<Result<http::Response>> checked(Hub& hub, router::InstanceId id,
+                                                Result<http::Response> answer) {
+  const router::Instance* instance = hub.registry.find(id);
+  const bool lives = answer && answer->status < 500;
+  if (instance == nullptr || instance->bootstrap.empty() || !lives) co_return answer;
+  if (answer->status == 200) {
+    if (const auto identity = api::parse_models_identity(answer->body); identity && *identity)
+      co_return answer;
+  }
+  auto ranks = co_await ask_bootstrap(hub, instance->bootstrap);
+  if (!ranks) co_return Failure(ranks.error());
+  hub.registry.on_bootstrap(id, std::move(*ranks));
+  co_return answer;
+}
+
 http::Awaitable<void> probe(Hub& hub, router::InstanceId id) {
   const Time begun = hub.loop.now();
   while (true) {
@@ -68,7 +105,7 @@ http::Awaitable<void> probe(Hub& hub, router::InstanceId id) {
                                 .idle_timeout = kProbeTimeout};
     const auto answer = co_await hub.client.request(std::move(request));
     if (!answer && answer.error().code == Code::kCancelled) co_return;  // the hub is going
-    note(hub, id, answer);
+    note(hub, id, co_await checked(hub, id, answer));
     instance = hub.registry.find(id);
     if (instance == nullptr) break;
     const Duration patience = hub.options.waiting_interval * hub.options.waiting_attempts;

@@ -60,7 +60,11 @@ int run(std::span<const std::string> arguments) {
   for (const auto& [side, endpoints] : {std::pair(router::Side::kPrefill, &options->prefillers),
                                         std::pair(router::Side::kDecode, &options->decoders)}) {
     for (const options::Endpoint& endpoint : *endpoints) {
-      start_probing(hub, hub.registry.add(side, endpoint.host, endpoint.port, loop.now()));
+      const router::InstanceId id = hub.registry.add(side, endpoint.host, endpoint.port, loop.now());
+      const auto bootstrap = options->bootstraps.find(endpoint);
+      if (side == router::Side::kPrefill && bootstrap != options->bootstraps.end())
+        hub.registry.set_bootstrap(id, "http://" + options::endpoint_text(bootstrap->second));
+      start_probing(hub, id);
     }
   }
   if (options->order != options::ProxyOrder::kAuto) {

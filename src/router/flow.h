@@ -27,6 +27,8 @@ struct FlowLimits {
 struct AskPrefill {
   InstanceId instance{};
   std::string body;
+  std::optional<int32_t> data_parallel_rank =
+      {};  // X-data-parallel-rank, of a P that has several (router/rendezvous.h)
 };
 struct AskDecode {
   InstanceId instance{};

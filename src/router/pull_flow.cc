@@ -58,6 +58,11 @@ Step PullFlow::begin_prefill(Time now) {
   }
   if (client_.must_call_tool && registry_.find(p_.instance())->fails_forced_tools) return decode_alone(now);
   times_ = {.prefill_asked = now};
+  rendezvous_ = registry_.begin_rendezvous(p_.instance(), request_id_);
+  if (rendezvous_) {
+    return AskPrefill{p_.instance(), prefill_body_with(client_, rendezvous_->prefill_params(), false, seed_),
+                      rendezvous_->p.rank};
+  }
   return AskPrefill{p_.instance(), prefill_body(client_, is_baton(registry_, p_.instance()), seed_)};
 }
 
@@ -102,6 +107,8 @@ Step PullFlow::on_prefill(Result<UpstreamAnswer> answer, Time now) {
     return again(Stage::kPrefill,
                  named(registry_, p_.instance(), {Code::kUnavailable, read.error().message}));
   }
+  if (rendezvous_ && read->kv_transfer_params.empty() && keeps_kv(read->body))
+    read->kv_transfer_params = rendezvous_->decode_params();
   const bool ended = read->kv_transfer_params.empty() && is_baton(registry_, p_.instance());
   times_.prefill_answered = now;
   times_.prefill_timings = read->timings;

@@ -32,6 +32,7 @@
 #include "router/bodies.h"
 #include "router/flow.h"
 #include "router/registry.h"
+#include "router/rendezvous.h"
 #include "router/room_wait.h"
 
 namespace baton::router {
@@ -126,7 +127,8 @@ class PullFlow final : public FlowReport {
   std::optional<InstanceId> p_instance_;
   std::optional<InstanceId> d_instance_;
   std::vector<InstanceId> avoid_;
-  std::optional<PrefillAnswer> held_;  // P's answer whose KV waits
+  std::optional<Rendezvous> rendezvous_;  // with a P whose answer does not name its KV
+  std::optional<PrefillAnswer> held_;     // P's answer whose KV waits
   std::optional<EventMerger> merger_;
   bool kv_taken_ = false;
   bool saw_done_ = false;

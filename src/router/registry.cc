@@ -180,6 +180,14 @@ void Registry::on_probe_ok(InstanceId id, std::optional<api::InstanceIdentity> i
   queue_.on_room();
 }
 
+std::optional<Rendezvous> Registry::begin_rendezvous(InstanceId p, std::string_view request_id) {
+  Instance* instance = get(p);
+  if (instance == nullptr || instance->identity || instance->ranks.empty()) return std::nullopt;
+  return Rendezvous{.transfer_id = "xfer-" + std::string(request_id),
+                    .bootstrap = instance->bootstrap,
+                    .p = instance->ranks[instance->rank_turn++ % instance->ranks.size()]};
+}
+
 void Registry::on_answer_failed(InstanceId id, Time now) {
   Instance* instance = get(id);
   if (instance == nullptr) return;

@@ -37,6 +37,7 @@
 #include "router/bodies.h"
 #include "router/breaker.h"
 #include "router/prefix_table.h"
+#include "router/rendezvous.h"
 #include "router/wait_queue.h"
 
 namespace baton::router {
@@ -96,7 +97,11 @@ struct Instance {
   bool is_draining = false;                        // takes no new requests, leaves when the last one ended
   std::optional<api::InstanceIdentity> identity;   // nothing: not a Baton instance (a vLLM), or unknown
   std::string notice;                              // what an operator should know of it and do; mostly empty
-  bool fails_forced_tools = false;  // a foreign P that answers 500 where tool_choice forces a call
+  std::string
+      bootstrap;  // "http://host:port" of a P that hands over by it (router/rendezvous.h); empty: none
+  std::vector<BootstrapRank> ranks;  // as its bootstrap server says; of an instance that has one
+  uint64_t rank_turn = 0;            // whose turn it is among them
+  bool fails_forced_tools = false;   // a foreign P that answers 500 where tool_choice forces a call
 
   Breaker breaker;
   CacheId cache = kNoCache;  // of its present life
@@ -166,6 +171,17 @@ class Registry {
   }
   // Starts to drain; gone at once if nothing is in flight. False if it is not known.
   bool remove(Side side, std::string_view host, uint16_t port);
+
+  // It hands over by its bootstrap server, if it turns out to be no Baton instance.
+  void set_bootstrap(InstanceId id, std::string url) {
+    if (Instance* instance = get(id)) instance->bootstrap = std::move(url);
+  }
+  // What that server says.
+  void on_bootstrap(InstanceId id, std::vector<BootstrapRank> ranks) {
+    if (Instance* instance = get(id)) instance->ranks = std::move(ranks);
+  }
+  // Of a request to `p`: its ranks take turns. Nothing where P's own answer says who holds the KV.
+  std::optional<Rendezvous> begin_rendezvous(InstanceId p, std::string_view request_id);
 
   // What a probe found. `identity`: nothing when it does not speak Baton.
   void on_probe_ok(InstanceId id, std::optional<api::InstanceIdentity> identity, Time now,

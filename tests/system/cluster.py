@@ -147,9 +147,10 @@ class Cluster(contextlib.AbstractContextManager):
 
     def proxy(self, name: str, prefill: list[str], decode: list[str], *extra: str, ready: str = "/v1/models") -> int:
         port = free_ports(1)[0]
-        arguments = ["proxy", "--host", "127.0.0.1", "--port", str(port),
-                     "--prefiller-hosts", *["127.0.0.1"] * len(prefill), "--prefiller-ports", *(str(self.ports[p]) for p in prefill),
-                     "--decoder-hosts", *["127.0.0.1"] * len(decode), "--decoder-ports", *(str(self.ports[d]) for d in decode)]
+        arguments = ["proxy", "--host", "127.0.0.1", "--port", str(port)]
+        if "--prefill" not in extra:  # else it names its instances itself
+            arguments += ["--prefiller-hosts", *["127.0.0.1"] * len(prefill), "--prefiller-ports", *(str(self.ports[p]) for p in prefill),
+                          "--decoder-hosts", *["127.0.0.1"] * len(decode), "--decoder-ports", *(str(self.ports[d]) for d in decode)]
         self.processes[name] = Process(name, [*arguments, *extra], self.folder, self.environment)
         self.ports[name] = port
         self.wait_ready(name, ready)

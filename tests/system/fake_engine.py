@@ -40,7 +40,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server: "FakeEngine"
 
     def do_GET(self):
-        self.whole(Whole(200, b'{"object":"list","data":[{"id":"m","object":"model"}]}'))
+        if self.path == "/query" and self.server.bootstrap is not None:
+            self.whole(self.server.bootstrap)
+        else:
+            self.whole(Whole(200, b'{"object":"list","data":[{"id":"m","object":"model"}]}'))
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -105,6 +108,7 @@ class FakeEngine(http.server.ThreadingHTTPServer):
         self.port = self.server_address[1]
         self.heard: list[Heard] = []
         self.script: queue.Queue = queue.Queue()
+        self.bootstrap: Whole | None = None  # it is a bootstrap server too, with this answer to GET /query
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     def answers(self, *script):

@@ -3,6 +3,7 @@ that are no Baton, byte for byte as tests/dialects/ says."""
 import dataclasses
 import http.client
 import json
+import pathlib
 import re
 import time
 import unittest
@@ -122,9 +123,9 @@ class Case:
     answered: dict[str, tuple[int, bytes]]    # by whom: (status, body)
 
 
-def read_cases() -> list[Case]:
+def read_cases(path: pathlib.Path = CASES) -> list[Case]:
     cases: list[Case] = []
-    for line in CASES.read_text().splitlines():
+    for line in path.read_text().splitlines():
         if line.startswith("== "):
             cases.append(Case(line[3:], {}, {}))
         elif match := re.fullmatch(r"([<>]) (client|P|D): (.*)", line):
