@@ -6,6 +6,7 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -31,8 +32,8 @@ constexpr std::string_view kWhole =
     R"("remote_request_id":"cmpl-0123456789abcdef0123456789abcdef","last_token_id":42}})";
 constexpr std::string_view kEvent =
     R"(data: {"id":"cmpl-0123456789abcdef0123456789abcdef","object":"text_completion","created":1700000000,)"
-    R"("model":"fake","choices":[{"index":0,"text":" word","logprobs":null,"finish_reason":null}]})"
-    "\n\n";
+    R"("model":"fake","choices":[{"index":0,"text":" word","logprobs":null,"finish_reason":null}],)"
+    R"("sent_ns":)";
 constexpr std::string_view kStreamHead =
     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n";
 constexpr std::string_view kStreamEnd = "e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n";
@@ -63,7 +64,6 @@ class Engine {
   explicit Engine(net::Listener listener)
       : listener_(std::move(listener)),
         epoll_(epoll_create1(EPOLL_CLOEXEC)),
-        event_(fmt::format("{:x}\r\n{}\r\n", kEvent.size(), kEvent)),
         prefill_(whole(kWhole)),
         models_(whole(kModels)) {
     watch(listener_.fd.get());
@@ -116,11 +116,21 @@ class Engine {
     const Time now = clock_.now();
     for (auto& [fd, connection] : connections_) {
       if (connection.events_left < 0 || connection.next > now) continue;
-      put(connection, connection.events_left == 0 ? kStreamEnd : std::string_view(event_));
+      put(connection, connection.events_left == 0 ? kStreamEnd : event());
       --connection.events_left;
       // The last event and [DONE] are of one step.
       if (connection.events_left > 0) connection.next = connection.next + connection.gap;
     }
+  }
+
+  // One event that says when it was sent.
+  std::string_view event() {
+    constexpr std::string_view kEnd = "}\n\n";
+    constexpr size_t kBytes = kEvent.size() + kStampDigits + kEnd.size();
+    event_.clear();
+    fmt::format_to(std::back_inserter(event_), "{:x}\r\n{}{:0{}}{}\r\n", kBytes, kEvent,
+                   clock_.now().since_start.count(), kStampDigits, kEnd);
+    return event_;
   }
 
   // The sockets block: what is written is far smaller than their buffers.

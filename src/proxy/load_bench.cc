@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -54,6 +55,8 @@ class AnswerReader {
   }
   int status() const { return status_; }
   size_t events() const { return events_; }
+  // When the events were sent that came since the last call (kStampDigits), in nanoseconds.
+  std::vector<int64_t> take_stamps() { return std::exchange(stamps_, {}); }
 
  private:
   bool step(std::string_view in, size_t& used) {
@@ -103,6 +106,13 @@ class AnswerReader {
       if (c == '\n' && before_ == '\n') ++events_;
       before_ = c;
     }
+    constexpr std::string_view kStamp = "\"sent_ns\":";
+    for (size_t at = bytes.find(kStamp); at != std::string_view::npos; at = bytes.find(kStamp, at + 1)) {
+      const std::string_view digits = bytes.substr(at + kStamp.size(), kStampDigits);
+      int64_t stamp = 0;
+      std::from_chars(digits.data(), digits.data() + digits.size(), stamp);
+      if (digits.size() == kStampDigits) stamps_.push_back(stamp);
+    }
   }
 
   int status_ = 0;  // 0: the head is not here yet
@@ -110,6 +120,7 @@ class AnswerReader {
   bool over_ = false;
   size_t body_left_ = 0;
   size_t events_ = 0;
+  std::vector<int64_t> stamps_;
   char before_ = 0;
 };
 
@@ -127,6 +138,7 @@ struct Counts {
   uint64_t failures = 0;
   std::vector<double> whole_us;
   std::vector<double> first_us;
+  std::vector<double> event_us;
 };
 
 double percentile(std::vector<double>& values, double share) {
@@ -204,7 +216,10 @@ class Generator {
       return;
     }
     const bool over = connection.reader.take(connection.in);
-    const double since_us = seconds(clock_.now() - connection.sent) * 1e6;
+    const Time now = clock_.now();
+    const double since_us = seconds(now - connection.sent) * 1e6;
+    for (const int64_t sent : connection.reader.take_stamps())
+      counts_.event_us.push_back(static_cast<double>(now.since_start.count() - sent) / 1e3);
     const size_t events = connection.reader.events();
     if (events > 0 && connection.events_counted == 0) counts_.first_us.push_back(since_us);
     counts_.events += events - connection.events_counted;
@@ -213,16 +228,21 @@ class Generator {
     ++counts_.requests;
     if (connection.reader.status() != 200) ++counts_.failures;
     counts_.whole_us.push_back(since_us);
-    ask(connection);
+    if (!load_.in_bursts) return ask(connection);
+    if (++answered_ < connections_.size()) return;
+    answered_ = 0;
+    for (Connection& each : connections_) ask(each);
   }
 
   void print(Duration taken, Duration cpu) {
     fmt::print(
         "{{\"requests\":{},\"events\":{},\"failures\":{},\"seconds\":{:.6f},\"cpu_s\":{:.6f},"
-        "\"whole_p50_us\":{:.1f},\"whole_p99_us\":{:.1f},\"first_p50_us\":{:.1f}}}\n",
+        "\"whole_p50_us\":{:.1f},\"whole_p99_us\":{:.1f},\"first_p50_us\":{:.1f},"
+        "\"event_p50_us\":{:.1f},\"event_p99_us\":{:.1f}}}\n",
         counts_.requests, counts_.events, counts_.failures, seconds(taken), seconds(cpu),
         percentile(counts_.whole_us, 0.5), percentile(counts_.whole_us, 0.99),
-        percentile(counts_.first_us, 0.5));
+        percentile(counts_.first_us, 0.5), percentile(counts_.event_us, 0.5),
+        percentile(counts_.event_us, 0.99));
   }
 
   const Load& load_;
@@ -230,6 +250,7 @@ class Generator {
   SteadyClock clock_;
   std::string request_;
   std::vector<Connection> connections_;
+  size_t answered_ = 0;  // of a burst
   Counts counts_;
 };
 

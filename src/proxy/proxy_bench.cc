@@ -1,7 +1,7 @@
 // bench_proxy: both ends of a relay, so that its CPU per request and per event can be compared with another
 // relay's in the same run (tools/bench.py starts the relays and reads the numbers).
 //   bench_proxy engine PORT
-//   bench_proxy load PORT PATH BODY CONNECTIONS WARM_S MEASURE_S RELAY_PID
+//   bench_proxy load PORT PATH BODY CONNECTIONS WARM_S MEASURE_S RELAY_PID [burst]
 #include <fmt/format.h>
 
 #include <charconv>
@@ -35,17 +35,19 @@ int main(int argc, char** argv) {
   if (words.size() == 3 && std::string_view(words[1]) == "engine") {
     return run_engine(number<uint16_t>(words[2]));
   }
-  if (words.size() == 9 && std::string_view(words[1]) == "load") {
+  if ((words.size() == 9 || (words.size() == 10 && std::string_view(words[9]) == "burst")) &&
+      std::string_view(words[1]) == "load") {
     return run_load({.port = number<uint16_t>(words[2]),
                      .path = words[3],
                      .body = words[4],
                      .connections = number<uint32_t>(words[5]),
+                     .in_bursts = words.size() == 10,
                      .warm = duration(words[6]),
                      .measure = duration(words[7]),
                      .relay = number<pid_t>(words[8])});
   }
   fmt::print(stderr,
              "usage: bench_proxy engine PORT\n"
-             "       bench_proxy load PORT PATH BODY CONNECTIONS WARM_S MEASURE_S RELAY_PID\n");
+             "       bench_proxy load PORT PATH BODY CONNECTIONS WARM_S MEASURE_S RELAY_PID [burst]\n");
   return 2;
 }
