@@ -18,6 +18,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 QUESTIONS = ["What is a violin?", "Define volcano.", "what does glacier mean", "Who are you?", "What is a telescope?", "I need the meaning of raven."]
 READY_SECONDS = 30
+PORT_BASE_MAX = 65535 - 42  # D2's side channel is the last of its ports
 
 
 def fail(sentence: str) -> None:
@@ -216,6 +217,8 @@ def main() -> None:
     parser.add_argument("--port-base", type=int, default=8100, help="the proxy's port; the others follow it (default 8100)")
     parser.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
     args = parser.parse_args()
+    if not 1 <= args.port_base <= PORT_BASE_MAX:
+        fail(f"--port-base: {args.port_base}, expected 1 to {PORT_BASE_MAX}")
     if not os.access(args.baton, os.X_OK):
         fail(f"{args.baton} is not there; build it with ./dev build")
     demo = Demo(args.baton, args.port_base)
