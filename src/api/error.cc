@@ -18,7 +18,10 @@ std::string_view type_name(int status) {
     case 405:
       return "MethodNotAllowedError";
     case 413:
+    case 431:
       return "RequestTooLargeError";
+    case 415:
+      return "UnsupportedMediaTypeError";
     case 429:
       return "RateLimitError";
     case 499:
@@ -30,7 +33,7 @@ std::string_view type_name(int status) {
     case 504:
       return "TimeoutError";
     default:
-      return "InternalServerError";
+      return status < 500 ? "BadRequestError" : "InternalServerError";
   }
 }
 

@@ -147,6 +147,7 @@ void append_json_number(std::string& out, double value) {
 std::string excerpt(const json::value& value) {
   if (value.is_object() && value.get_object().size() > 4) return "an object";
   if (value.is_array() && value.get_array().size() > 16) return "a list";
+  if (const double* number = value.if_double()) return fmt::format("{}", *number);  // 1.5, not 1.5E0
   std::string text = json::serialize(value);
   if (text.size() <= kExcerptBytesMax) return text;
   size_t end = kExcerptBytesMax - 3;

@@ -145,7 +145,7 @@ TEST(KvTransferParams, EachMistakeNamesTheKey) {
         Row{R"({"remote_block_ids":[[1],2]})",
             "kv_transfer_params.remote_block_ids: 2, expected one list per group"},
         Row{R"({"remote_block_ids":[[1],[1.5]]})",
-            "kv_transfer_params.remote_block_ids[1][0]: 1.5E0, expected a block number"},
+            "kv_transfer_params.remote_block_ids[1][0]: 1.5, expected a block number"},
         Row{R"({"do_remote_prefill":"x"})",
             "kv_transfer_params.do_remote_prefill: \"x\", expected true or false"},
         Row{R"({"remote_host":1})", "kv_transfer_params.remote_host: 1, expected a string"},

@@ -18,6 +18,9 @@ constexpr auto kInterToken = std::to_array<double>(
     {0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80});
 constexpr auto kLatency = std::to_array<double>(
     {0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680});
+constexpr auto kPrefillToken =
+    std::to_array<double>({0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1});
+constexpr auto kChoices = std::to_array<double>({1, 2, 5, 10, 20});
 constexpr auto kTokens = std::to_array<double>(
     {1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6});
 
@@ -109,10 +112,20 @@ void append_vllm(Exposition& text, const Labels& labels, const ServeMetrics& m) 
        number(m.prefix_cache_queries)},
       {"vllm:prefix_cache_hits_total", Type::kCounter, "Tokens found in the prefix cache.",
        number(m.prefix_cache_hits)},
+      {"vllm:gpu_prefix_cache_queries_total", Type::kCounter,
+       "vllm:prefix_cache_queries_total under its older name.", number(m.prefix_cache_queries)},
+      {"vllm:gpu_prefix_cache_hits_total", Type::kCounter,
+       "vllm:prefix_cache_hits_total under its older name.", number(m.prefix_cache_hits)},
   };
   append_singles(text, labels, singles);
   text.family("vllm:request_success_total", Type::kCounter, "Requests finished, by reason.");
   append_by(text, labels, "finished_reason", m.finished);
+  // What vLLM tells of its cache as labels of a gauge that is always 1.
+  text.family("vllm:cache_config_info", Type::kGauge, "The KV cache.");
+  Labels cache = with(labels, "block_size", std::to_string(m.block_tokens));
+  cache.emplace_back("num_gpu_blocks", std::to_string(m.kv_blocks_total));
+  cache.emplace_back("enable_prefix_caching", m.prefix_caching ? "True" : "False");
+  text.sample(cache, 1);
   const Distribution distributions[] = {
       {"vllm:time_to_first_token_seconds", "Arrival to first token.", m.time_to_first_token_s},
       {"vllm:inter_token_latency_seconds", "Between two tokens of an answer.", m.inter_token_latency_s},
@@ -120,6 +133,8 @@ void append_vllm(Exposition& text, const Labels& labels, const ServeMetrics& m) 
        m.inter_token_latency_s},
       {"vllm:request_time_per_output_token_seconds", "Per request, the mean between two of its tokens.",
        m.time_per_output_token_s},
+      {"vllm:time_per_prefill_token_request_seconds", "Per request, the time in prefill by prompt tokens.",
+       m.time_per_prefill_token_s},
       {"vllm:e2e_request_latency_seconds", "Arrival to last token.", m.e2e_latency_s},
       {"vllm:request_queue_time_seconds", "Time waiting.", m.queue_time_s},
       {"vllm:request_prefill_time_seconds", "Time in prefill.", m.prefill_time_s},
@@ -128,6 +143,8 @@ void append_vllm(Exposition& text, const Labels& labels, const ServeMetrics& m) 
       {"vllm:iteration_tokens_total", "Tokens per engine step.", m.iteration_tokens},
       {"vllm:request_prompt_tokens", "Prompt tokens per request.", m.request_prompt_tokens},
       {"vllm:request_generation_tokens", "Generated tokens per request.", m.request_generation_tokens},
+      {"vllm:request_max_num_generation_tokens", "Generated tokens of each request's longest choice.",
+       m.request_max_generation_tokens},
       {"vllm:request_params_max_tokens", "max_tokens of requests.", m.request_params_max_tokens},
       {"vllm:request_params_n", "n of requests.", m.request_params_n},
   };
@@ -186,7 +203,9 @@ void Histogram::observe(double value, uint64_t times) {
 std::span<const double> first_token_buckets_s() { return kFirstToken; }
 std::span<const double> inter_token_buckets_s() { return kInterToken; }
 std::span<const double> request_latency_buckets_s() { return kLatency; }
+std::span<const double> prefill_token_buckets_s() { return kPrefillToken; }
 std::span<const double> token_count_buckets() { return kTokens; }
+std::span<const double> choice_count_buckets() { return kChoices; }
 
 void Exposition::family(std::string_view name, Type type, std::string_view help) {
   constexpr std::array<std::string_view, 3> kNames = {"counter", "gauge", "histogram"};

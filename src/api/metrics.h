@@ -42,7 +42,9 @@ class Histogram {
 std::span<const double> first_token_buckets_s();
 std::span<const double> inter_token_buckets_s();
 std::span<const double> request_latency_buckets_s();
-std::span<const double> token_count_buckets();  // 1, 2, 5, 10, ... 1e6
+std::span<const double> prefill_token_buckets_s();
+std::span<const double> token_count_buckets();   // 1, 2, 5, 10, ... 1e6
+std::span<const double> choice_count_buckets();  // 1, 2, 5, 10, 20
 
 using Labels = std::vector<std::pair<std::string, std::string>>;
 
@@ -80,13 +82,16 @@ struct ServeMetrics {
   uint64_t preemptions = 0;
   uint64_t prompt_tokens = 0;
   uint64_t generation_tokens = 0;
-  uint64_t prefix_cache_queries = 0;                           // tokens
-  uint64_t prefix_cache_hits = 0;                              // tokens
-  std::map<std::string, uint64_t, std::less<>> finished = {};  // by finish reason: stop, length, abort, error
+  uint64_t prefix_cache_queries = 0;  // tokens
+  uint64_t prefix_cache_hits = 0;     // tokens
+  // By finish reason, vLLM's from the start: a rate over a series that begins at 1 misses its first request.
+  std::map<std::string, uint64_t, std::less<>> finished = {
+      {"abort", 0}, {"error", 0}, {"length", 0}, {"stop", 0}};
 
   Histogram time_to_first_token_s{first_token_buckets_s()};
   Histogram inter_token_latency_s{inter_token_buckets_s()};
-  Histogram time_per_output_token_s{inter_token_buckets_s()};  // per request: mean over its answer
+  Histogram time_per_output_token_s{inter_token_buckets_s()};     // per request: mean over its answer
+  Histogram time_per_prefill_token_s{prefill_token_buckets_s()};  // per request: mean over its prompt
   Histogram e2e_latency_s{request_latency_buckets_s()};
   Histogram queue_time_s{request_latency_buckets_s()};
   Histogram prefill_time_s{request_latency_buckets_s()};
@@ -95,9 +100,12 @@ struct ServeMetrics {
   Histogram iteration_tokens{token_count_buckets()};
   Histogram request_prompt_tokens{token_count_buckets()};
   Histogram request_generation_tokens{token_count_buckets()};
+  Histogram request_max_generation_tokens{token_count_buckets()};  // of the longest of its choices
   Histogram request_params_max_tokens{token_count_buckets()};
-  Histogram request_params_n{token_count_buckets()};
+  Histogram request_params_n{choice_count_buckets()};
 
+  int32_t block_tokens = 0;  // of one KV block
+  bool prefix_caching = true;
   int64_t kv_blocks_total = 0;
   int64_t kv_blocks_free = 0;
   int64_t kv_blocks_held = 0;     // on P: under a lease, waiting to be taken

@@ -1,5 +1,6 @@
 #include "api/response.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <boost/json/parse.hpp>
@@ -102,6 +103,9 @@ TEST(Errors, HaveOneStatusPerCode) {
             R"({"error":{"message":"n: 0","type":"BadRequestError","param":"n","code":400}})");
   EXPECT_EQ(render_error({Code::kExhausted, "full"}),
             R"({"error":{"message":"full","type":"RateLimitError","param":null,"code":429}})");
+  // Statuses that no Code has: never a server's error for what a client did.
+  EXPECT_NE(render_error({Code::kInvalid, "gzip"}, 415).find("UnsupportedMediaTypeError"), std::string::npos);
+  EXPECT_NE(render_error({Code::kInvalid, "tea"}, 418).find("BadRequestError"), std::string::npos);
   for (const auto& [code, status] : std::vector<std::pair<Code, int>>{{Code::kInvalid, 400},
                                                                       {Code::kNotFound, 404},
                                                                       {Code::kExhausted, 429},
@@ -175,22 +179,76 @@ TEST(Metrics, HistogramsAreCumulative) {
   EXPECT_NE(out.find("x_sum{model_name=\"a\\\"\\\\\\n\"} 1000.05\n"), std::string::npos) << out;
 }
 
+// All that vllm/v1/metrics/loggers.py of 0.11 registers for what Baton has, and all that the dashboards
+// beside it (examples/online_serving) draw.
+TEST(Metrics, HaveEveryFamilyThatVllmsDashboardsDraw) {
+  const std::string out = render_metrics(ServeMetrics{});
+  const std::pair<std::string_view, std::string_view> families[] = {
+      {"num_requests_running", "gauge"},
+      {"num_requests_waiting", "gauge"},
+      {"gpu_cache_usage_perc", "gauge"},
+      {"kv_cache_usage_perc", "gauge"},
+      {"cache_config_info", "gauge"},
+      {"gpu_prefix_cache_queries_total", "counter"},
+      {"gpu_prefix_cache_hits_total", "counter"},
+      {"prefix_cache_queries_total", "counter"},
+      {"prefix_cache_hits_total", "counter"},
+      {"num_preemptions_total", "counter"},
+      {"prompt_tokens_total", "counter"},
+      {"generation_tokens_total", "counter"},
+      {"request_success_total", "counter"},
+      {"request_prompt_tokens", "histogram"},
+      {"request_generation_tokens", "histogram"},
+      {"iteration_tokens_total", "histogram"},
+      {"request_max_num_generation_tokens", "histogram"},
+      {"request_params_n", "histogram"},
+      {"request_params_max_tokens", "histogram"},
+      {"time_to_first_token_seconds", "histogram"},
+      {"time_per_output_token_seconds", "histogram"},
+      {"inter_token_latency_seconds", "histogram"},
+      {"request_time_per_output_token_seconds", "histogram"},
+      {"time_per_prefill_token_request_seconds", "histogram"},
+      {"e2e_request_latency_seconds", "histogram"},
+      {"request_queue_time_seconds", "histogram"},
+      {"request_inference_time_seconds", "histogram"},
+      {"request_prefill_time_seconds", "histogram"},
+      {"request_decode_time_seconds", "histogram"}};
+  for (const auto& [name, type] : families) {
+    EXPECT_NE(out.find(fmt::format("# TYPE vllm:{} {}\n", name, type)), std::string::npos) << name;
+  }
+}
+
 TEST(Metrics, BearVllmsNamesAndLabels) {
   ServeMetrics metrics;
   metrics.model_name = "m";
   metrics.requests_running = 3;
   metrics.finished["stop"] = 2;
   metrics.handovers["done"] = 1;
+  metrics.block_tokens = 16;
+  metrics.kv_blocks_total = 64;
   const std::string out = render_metrics(metrics);
   for (const std::string_view line :
-       {"vllm:num_requests_running{model_name=\"m\",engine=\"0\"} 3\n", "vllm:num_requests_waiting{",
-        "vllm:kv_cache_usage_perc{", "vllm:prompt_tokens_total{", "vllm:generation_tokens_total{",
-        "vllm:time_to_first_token_seconds_bucket{", "vllm:time_per_output_token_seconds_sum{",
-        "vllm:inter_token_latency_seconds_count{", "vllm:e2e_request_latency_seconds_bucket{",
-        "vllm:request_queue_time_seconds_bucket{", "vllm:request_prefill_time_seconds_bucket{",
-        "vllm:request_decode_time_seconds_bucket{", "vllm:prefix_cache_queries_total{",
-        "vllm:prefix_cache_hits_total{", "vllm:num_preemptions_total{",
+       {"vllm:num_requests_running{model_name=\"m\",engine=\"0\"} 3\n",
+        "vllm:num_requests_waiting{",
+        "vllm:kv_cache_usage_perc{",
+        "vllm:prompt_tokens_total{",
+        "vllm:generation_tokens_total{",
+        "vllm:time_to_first_token_seconds_bucket{",
+        "vllm:time_per_output_token_seconds_sum{",
+        "vllm:inter_token_latency_seconds_count{",
+        "vllm:e2e_request_latency_seconds_bucket{",
+        "vllm:request_queue_time_seconds_bucket{",
+        "vllm:request_prefill_time_seconds_bucket{",
+        "vllm:request_decode_time_seconds_bucket{",
+        "vllm:prefix_cache_queries_total{",
+        "vllm:prefix_cache_hits_total{",
+        "vllm:num_preemptions_total{",
         "vllm:request_success_total{model_name=\"m\",engine=\"0\",finished_reason=\"stop\"} 2\n",
+        "vllm:request_success_total{model_name=\"m\",engine=\"0\",finished_reason=\"abort\"} 0\n",
+        "vllm:cache_config_info{model_name=\"m\",engine=\"0\",block_size=\"16\",num_gpu_blocks=\"64\","
+        "enable_prefix_caching=\"True\"} 1\n",
+        "vllm:request_params_n_bucket{model_name=\"m\",engine=\"0\",le=\"20.0\"} 0\n"
+        "vllm:request_params_n_bucket{model_name=\"m\",engine=\"0\",le=\"+Inf\"} 0\n",
         "baton:handovers_total{model_name=\"m\",engine=\"0\",outcome=\"done\"} 1\n",
         "baton:kv_blocks_held{"}) {
     EXPECT_NE(out.find(line), std::string::npos) << line;

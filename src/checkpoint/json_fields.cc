@@ -15,6 +15,7 @@ constexpr size_t kShownBytesMax = 80;
 constexpr size_t kArrayItemsMax = 4096;
 
 std::string shown(const json::value& value) {
+  if (const double* number = value.if_double()) return fmt::format("{}", *number);  // 1.5, not 1.5E0
   std::string text = json::serialize(value);
   if (text.size() > kShownBytesMax) text = text.substr(0, kShownBytesMax) + "...";
   return text;

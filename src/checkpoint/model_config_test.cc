@@ -93,7 +93,7 @@ TEST(GenerationConfig, TakesAnEndIdOrAListAndChecksRanges) {
   EXPECT_EQ(parse_generation_config(R"({"eos_token_id":7})", "g", 10)->eos_token_ids,
             (std::vector<TokenId>{7}));
   EXPECT_EQ(parse_generation_config(R"({"top_p":1.5})", "g", 10).error().message,
-            "g: top_p: 1.5E0, expected a number from 1e-09 to 1");
+            "g: top_p: 1.5, expected a number from 1e-09 to 1");
 }
 
 }  // namespace

@@ -101,7 +101,10 @@ std::string excerpt(std::string_view text) {
   return std::string(text.substr(0, kExcerptBytesMax - 3)) + "...";
 }
 
-std::string excerpt(const json::value& value) { return excerpt(json::serialize(value)); }
+std::string excerpt(const json::value& value) {
+  if (const double* number = value.if_double()) return fmt::format("{}", *number);  // 1.5, not 1.5E0
+  return excerpt(json::serialize(value));
+}
 
 std::optional<int64_t> lax_integer(const json::value& value) {
   if (value.is_int64()) return value.get_int64();

@@ -569,6 +569,19 @@ double metric(const std::string& text, const std::string& line) {
   return at == std::string::npos ? -1 : std::stod(text.substr(at + line.size() + 2));
 }
 
+TEST(Routes, MetricsCountEachRequestsLongestChoiceAndItsPrefillByToken) {
+  Door door;
+  ASSERT_EQ(door.complete(R"("prompt":"x","max_tokens":3,"ignore_eos":true,"n":2)").status, 200);
+  const std::string text = door.ask("GET", "/metrics").body;
+  const std::string labels = R"({model_name="m",engine="0"})";
+  EXPECT_EQ(metric(text, "vllm:request_generation_tokens_sum" + labels), 6);
+  EXPECT_EQ(metric(text, "vllm:request_max_num_generation_tokens_sum" + labels), 3);
+  const double prefill = metric(text, "vllm:request_prefill_time_seconds_sum" + labels);
+  const double prompt = metric(text, "vllm:request_prompt_tokens_sum" + labels);
+  EXPECT_NEAR(metric(text, "vllm:time_per_prefill_token_request_seconds_sum" + labels), prefill / prompt,
+              1e-12);
+}
+
 TEST(Timings, InTheMetricsThePhasesOfRequestsAddUpToTheirLatency) {
   Door door;
   for (int i = 0; i < 5; ++i) ASSERT_EQ(door.chat(R"("max_tokens":4,"ignore_eos":true)").status, 200);

@@ -37,6 +37,8 @@ class Instance {
     desk_.seeds.seed(options.seed);
     desk_.client = &client_;
     desk_.metrics.model_name = options.served_model_names.front();
+    desk_.metrics.block_tokens = options.block_size;
+    desk_.metrics.prefix_caching = options.enable_prefix_caching;
     if (!options.otlp_traces) return;
     spans_.emplace(loop_, traces::exporter_options({options.otlp_traces->host, options.otlp_traces->port},
                                                    options.otlp_traces->target, options.service_name));

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -55,6 +56,7 @@ struct PromptState {
   std::optional<Time> first_token;
   Time last_token;
   engine::SamplingParams sampling;
+  std::vector<uint32_t> drawn;                 // tokens that count, by choice
   std::unique_ptr<MetaserverPost> metaserver;  // D, layer-wise order: while the request runs
 };
 
@@ -184,6 +186,7 @@ Result<void> Session::add_prompt(TokenizedPrompt prompt, std::optional<int32_t> 
   }
   PromptState state;
   state.sampling = request.sampling;
+  state.drawn.resize(static_cast<size_t>(request.sampling.n));
   state.timeline = Timeline(Phase::kTokenise, arrived_);
   state.timeline.enter(Phase::kQueue, desk_.loop->now());
   state.record.request_id = common_->request_id;
@@ -222,6 +225,7 @@ void Session::observe_tokens(PromptState& prompt, size_t tokens) {
 void Session::take_tokens(uint32_t tag, const engine::TokensEvent& event) {
   const Answer::Taken taken = answer_->take(tag, event);
   if (taken.tokens > 0) observe_tokens(prompts_[tag], taken.tokens);
+  prompts_[tag].drawn[event.choice] += static_cast<uint32_t>(taken.tokens);
   if (taken.hit_stop_string) submission_.stop_choice(tag, event.choice);
 }
 
@@ -253,6 +257,9 @@ void Session::observe_end(const PromptState& prompt, const engine::FinishedEvent
     if (took > Duration{0}) metrics.phase_s[phase].observe(seconds(took));
   }
   metrics.request_generation_tokens.observe(event.output_tokens);
+  metrics.request_max_generation_tokens.observe(std::ranges::max(prompt.drawn));
+  if (prompt.record.prompt_tokens > 0)
+    metrics.time_per_prefill_token_s.observe(seconds(prefill) / prompt.record.prompt_tokens);
   // The mean over its choices, which are drawn side by side.
   const uint32_t n = prompt.sampling.n;
   if (event.output_tokens > n) {
