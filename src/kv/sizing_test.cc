@@ -51,6 +51,18 @@ TEST(ArenaBlocks, RefusesWhatCannotHoldOneSequenceAndSaysWhatWould) {
   ASSERT_FALSE(blocks);
   EXPECT_EQ(blocks.error().code, Code::kExhausted);
   EXPECT_NE(blocks.error().message.find("--max-model-len 160"), std::string::npos) << blocks.error().message;
+  // No length fits into less than a block.
+  const auto none = arena_blocks({.layout = kLayout,
+                                  .available_bytes = 10 << 10,
+                                  .memory_fraction = 1.0,
+                                  .seqs_max = 2,
+                                  .model_tokens_max = 1000,
+                                  .cache_bytes = 10,
+                                  .blocks = {}});
+  ASSERT_FALSE(none);
+  EXPECT_EQ(none.error().message,
+            "KV cache: 10 bytes hold 0 tokens, expected at least max_model_len 1000 (64512 bytes); give it "
+            "more memory");
 }
 
 }  // namespace

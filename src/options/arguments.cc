@@ -96,6 +96,14 @@ Result<std::optional<double>> Arguments::number(std::string_view flag, double le
   return number;
 }
 
+Result<void> Arguments::filled(std::string_view flag) const {
+  for (const std::string& text : texts(flag)) {
+    if (text.empty())
+      return fail(Code::kInvalid, fmt::format("{}: empty, expected at least one character", flag));
+  }
+  return {};
+}
+
 const json::object* Arguments::object(std::string_view flag) const {
   const Given* value = find(flag);
   return value == nullptr ? nullptr : &value->object;

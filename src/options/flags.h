@@ -111,6 +111,8 @@ struct Arguments {
   Result<std::optional<double>> number(std::string_view flag, double least, double most) const;
   Result<std::vector<int64_t>> integers(std::string_view flag, int64_t least, int64_t most) const;
   const json::object* object(std::string_view flag) const;
+  // kInvalid if one of its texts is empty: `--api-key "$UNSET"` would otherwise open the door.
+  Result<void> filled(std::string_view flag) const;
 };
 
 inline constexpr size_t kArgumentsMax = 4096;           // words of a command line

@@ -90,6 +90,9 @@ TEST(Arguments, EachMistakeHasItsSentence) {
       {{"--port", "--host"}, "--port: no value, expected PORT"},
       {{"--port", "70000"}, "--port: 70000, expected an integer from 0 to 65535"},
       {{"--port", "80a"}, "--port: 80a, expected an integer from 0 to 65535"},
+      {{"--api-key", "k", ""}, "--api-key: empty, expected at least one character"},
+      {{"--admin-key="}, "--admin-key: empty, expected at least one character"},
+      {{"--served-model-name", ""}, "--served-model-name: empty, expected at least one character"},
       {{"--max-model-len", "1.5K"},
        "--max-model-len: 1.5K, expected a whole number such as 40000, 40k (40000) or 40K (40960)"},
       {{"--gpu-memory-utilization", "1.1"},
@@ -239,6 +242,8 @@ TEST(Proxy, EachMistakeHasItsSentence) {
     std::string_view message;
   };
   const std::vector<Row> rows = {
+      {{"--api-key", ""}, "--api-key: empty, expected at least one character"},
+      {{"--admin-key", ""}, "--admin-key: empty, expected at least one character"},
       {{"--prefiller-hosts", "a", "b", "--prefiller-ports", "1"},
        "--prefiller-ports: 1 values, expected as many as --prefiller-hosts, 2"},
       {{"--decoder-hosts", "a", "--decoder-ports", "1", "--decoder-hosts-num", "2"},

@@ -193,6 +193,7 @@ class Binder {
     options_.api_keys = given_.texts("--api-key");
     options_.backend_api_key = variable("OPENAI_API_KEY");
     options_.admin_key = given_.text("--admin-key").value_or(variable("BATON_ADMIN_KEY"));
+    for (const char* flag : {"--api-key", "--admin-key"}) TRY_DO(given_.filled(flag));
     TRY_DO(integer("--max-in-flight", 1, kRequestsMax, options_.max_in_flight));
     if (const auto url = given_.text("--otlp-traces-endpoint")) {
       TRY(options_.otlp_traces, parse_otlp_endpoint(*url));

@@ -132,6 +132,7 @@ class Binder {
     }
     options_.admin_key = variable(environment_, "BATON_ADMIN_KEY");
     text("--admin-key", options_.admin_key);
+    for (const char* flag : {"--api-key", "--admin-key", "--served-model-name"}) TRY_DO(given_.filled(flag));
     TRY_DO(integer("--max-queue-len", 1, 1 << 20, options_.max_queue_len));
     TRY(const auto timeout, given_.number("--request-timeout", 0.001, kSecondsMax));
     if (timeout) options_.request_timeout = as_duration(*timeout);

@@ -1,6 +1,7 @@
 #include "serve/loaded_instance.h"
 
 #include <fmt/format.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -107,6 +108,26 @@ Result<checkpoint::GenerationConfig> generation_config(const std::string& source
               fmt::format("--generation-config: {}, expected auto, vllm or a directory with a "
                           "generation_config.json",
                           source));
+}
+
+// Where a listener on `host` is reached: each address of this machine for a wildcard.
+std::string reached_at(const std::string& host, uint16_t port) {
+  if (!net::is_wildcard(host)) return net::to_string(net::Address{host, port});
+  std::vector<std::string> all;
+  for (const net::Interface& one : net::interfaces().value_or(std::vector<net::Interface>{})) {
+    if (!one.is_up || (host == "0.0.0.0" && one.address.family() != AF_INET)) continue;
+    all.push_back(net::to_string(net::Address{net::to_address(one.address).host, port}));
+  }
+  return fmt::format("{}", fmt::join(all, ", "));
+}
+
+// Without a cluster secret nobody has to prove who they are. `port` is 0 on the side that connects.
+void warn_of_strangers(const std::string& host, uint16_t port) {
+  log_warning("serve", port == 0
+                           ? "no --cluster-secret-file: the peers that this instance connects to need not "
+                             "prove who they are"
+                           : fmt::format("no --cluster-secret-file: whoever reaches {} can read and claim KV",
+                                         reached_at(host, port)));
 }
 
 // The flight record that a failed CHECK writes: that of the instance which was loaded last, while it lives.
@@ -219,6 +240,13 @@ Result<void> LoadedInstance::make_arena(const options::ServeOptions& options) {
                                .model_tokens_max = info.max_position,
                                .cache_bytes = options.kv_cache_memory_bytes,
                                .blocks = std::nullopt};
+  if (sizing.cache_bytes.value_or(0) > sizing.available_bytes) {
+    log_warning("serve",
+                fmt::format("KV cache: {:.0f} MB asked for, {:.0f} MB of memory are available: once that "
+                            "is used up, the kernel ends this process",
+                            static_cast<double>(*sizing.cache_bytes) / 1e6,
+                            static_cast<double>(sizing.available_bytes) / 1e6));
+  }
   TRY(const uint32_t blocks, kv::arena_blocks(sizing));
   TRY(arena_, kv::KvArena::create(info.kv_layout, blocks, incarnation_));
   log_info(
@@ -284,10 +312,7 @@ Result<void> LoadedInstance::start_transfer(const options::ServeOptions& options
   } else {
     TRY(advertised_host_, net::advertise_host());
   }
-  if (options.cluster_secret_file.empty()) {
-    log_warning("serve", fmt::format("no --cluster-secret-file: whoever reaches {} can read and claim KV",
-                                     advertised_host_));
-  } else {
+  if (!options.cluster_secret_file.empty()) {
     TRY(mover.secret, net::ClusterSecret::read(options.cluster_secret_file));
   }
   // In the pull order P listens and D connects, in the layer-wise one the other way round.
@@ -301,6 +326,7 @@ Result<void> LoadedInstance::start_transfer(const options::ServeOptions& options
   TRY(auto created, transfer::tcp::SocketMover::create(std::move(mover), *arena_));
   side_channel_port_ = created->port();
   model_->identity.kv_port = side_channel_port_;
+  if (options.cluster_secret_file.empty()) warn_of_strangers(options.host, side_channel_port_);
   if (side_channel_port_ != 0) {
     log_info("serve", fmt::format("hand-over: listening on {}:{} as engine {}", advertised_host_,
                                   side_channel_port_, model_->identity.engine_id));
