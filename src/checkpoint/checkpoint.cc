@@ -18,44 +18,14 @@ namespace fs = std::filesystem;
 constexpr std::string_view kSingleFile = "model.safetensors";
 constexpr std::string_view kIndexFile = "model.safetensors.index.json";
 
-using WeightMap = std::map<std::string, std::string, std::less<>>;  // tensor name -> file name
-
 bool is_file(const fs::path& path) {
   std::error_code error;
   return fs::is_regular_file(path, error);
 }
 
-// Reads weight_map of the index. File names must be plain names of this directory.
 Result<WeightMap> read_index(const fs::path& path) {
   TRY(const std::string text, read_text_file(path, kIndexBytesMax));
-  boost::system::error_code error;
-  const json::value document = json::parse(text, error);
-  if (error)
-    return fail(Code::kInvalid, fmt::format("{}: not valid JSON: {}", path.string(), error.message()));
-  const json::object* root = document.if_object();
-  const json::value* map = root == nullptr ? nullptr : root->if_contains("weight_map");
-  if (map == nullptr || !map->is_object() || map->get_object().empty()) {
-    return fail(Code::kInvalid,
-                fmt::format("{}: weight_map: expected an object of tensor: file", path.string()));
-  }
-  WeightMap weights;
-  std::set<std::string, std::less<>> shards;
-  for (const auto& [tensor, file] : map->get_object()) {
-    const std::string name = file.is_string() ? std::string(file.get_string()) : "";
-    if (!name.ends_with(".safetensors") || name.find('/') != std::string::npos ||
-        name.find('\0') != name.npos) {
-      return fail(Code::kInvalid,
-                  fmt::format("{}: weight_map: {}: expected the name of a .safetensors file beside it",
-                              path.string(), std::string_view(tensor)));
-    }
-    shards.insert(name);
-    weights.emplace(std::string(tensor), name);
-  }
-  if (shards.size() > kShardsMax) {
-    return fail(Code::kInvalid,
-                fmt::format("{}: {} files, expected at most {}", path.string(), shards.size(), kShardsMax));
-  }
-  return weights;
+  return parse_weight_index(text, path.string());
 }
 
 // Opens every file of the index and holds it against the map.
@@ -179,6 +149,35 @@ Result<std::optional<GenerationConfig>> read_generation_config(const fs::path& d
   TRY(const std::string text, read_text_file(path, kConfigBytesMax));
   TRY(GenerationConfig config, parse_generation_config(text, path.string(), vocab_size));
   return config;
+}
+
+Result<WeightMap> parse_weight_index(std::string_view text, std::string_view file) {
+  boost::system::error_code error;
+  const json::value document = json::parse(text, error);
+  if (error) return fail(Code::kInvalid, fmt::format("{}: not valid JSON: {}", file, error.message()));
+  const json::object* root = document.if_object();
+  const json::value* map = root == nullptr ? nullptr : root->if_contains("weight_map");
+  if (map == nullptr || !map->is_object() || map->get_object().empty()) {
+    return fail(Code::kInvalid, fmt::format("{}: weight_map: expected an object of tensor: file", file));
+  }
+  WeightMap weights;
+  std::set<std::string, std::less<>> shards;
+  for (const auto& [tensor, shard] : map->get_object()) {
+    const std::string name = shard.is_string() ? std::string(shard.get_string()) : "";
+    if (!name.ends_with(".safetensors") || name.find('/') != std::string::npos ||
+        name.find('\0') != std::string::npos) {
+      return fail(Code::kInvalid,
+                  fmt::format("{}: weight_map: {}: expected the name of a .safetensors file beside it", file,
+                              std::string_view(tensor)));
+    }
+    shards.insert(name);
+    weights.emplace(std::string(tensor), name);
+  }
+  if (shards.size() > kShardsMax) {
+    return fail(Code::kInvalid,
+                fmt::format("{}: {} files, expected at most {}", file, shards.size(), kShardsMax));
+  }
+  return weights;
 }
 
 Result<Checkpoint> Checkpoint::open(const fs::path& directory) {

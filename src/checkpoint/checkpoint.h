@@ -49,6 +49,11 @@ struct Checkpoint {
   uint64_t weight_bytes() const;
 };
 
+// weight_map of model.safetensors.index.json: tensor -> file. The files are plain names of the same
+// directory, at most kShardsMax. kInvalid names `file`, tensor and expectation.
+using WeightMap = std::map<std::string, std::string, std::less<>>;
+Result<WeightMap> parse_weight_index(std::string_view text, std::string_view file);
+
 // generation_config.json of a directory, which need not hold a checkpoint; nothing if it has none.
 Result<std::optional<GenerationConfig>> read_generation_config(const std::filesystem::path& directory,
                                                                size_t vocab_size);

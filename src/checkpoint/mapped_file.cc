@@ -124,6 +124,7 @@ void on_sigbus(int signal, siginfo_t* info, void* context) {
     previous_action.sa_handler(signal);
   } else {
     sigaction(SIGBUS, &previous_action, nullptr);  // the fault repeats and meets the default action
+    if (info->si_code <= 0) raise(signal);         // somebody sent it: nothing repeats by itself
   }
 }
 

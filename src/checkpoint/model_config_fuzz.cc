@@ -1,5 +1,5 @@
-// Any text as config.json and as generation_config.json: what is accepted can be turned into a list of
-// tensors.
+// Any text as config.json, as generation_config.json and as the index of shards: what is accepted can be
+// turned into a list of tensors, and no shard lies outside the checkpoint's folder.
 #include "base/check.h"
 #include "checkpoint/checkpoint.h"
 
@@ -11,5 +11,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (config->layers * (config->moe.experts + 1) < 1000) CHECK(!expected_tensors(*config).empty());
   }
   static_cast<void>(baton::checkpoint::parse_generation_config(text, "generation_config.json", 1000));
+  if (const auto index = baton::checkpoint::parse_weight_index(text, "model.safetensors.index.json")) {
+    for (const auto& [tensor, file] : *index) CHECK(file.find('/') == file.npos && file.size() >= 12);
+  }
   return 0;
 }
