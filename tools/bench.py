@@ -606,8 +606,19 @@ def job_proxy(run: Run) -> list[Row]:
     return rows
 
 
+def job_text(run: Run) -> list[Row]:
+    program, pattern = "src/text/bench_text", "Encode(English|RandomWords|OneWordOf10kB)/0$"
+    rates = {name.split("/")[0]: median(entry["bytes_per_second"] for entry in entries)
+             for name, entries in run.google_benchmark(program, pattern, 3, "--benchmark_min_time=0.3").items()}
+    english, words, word = (rates[f"Encode{name}"] / 1e6 for name in ("English", "RandomWords", "OneWordOf10kB"))
+    command = f"bench_text --benchmark_filter='{pattern}'"
+    return [Row("tokenizer of Qwen3, English", f"{english:.0f} MB/s", "10 MB/s", english / 10, 1.0, command=command, note="one core, a megabyte of prose"),
+            Row("tokenizer of Qwen3, a word of 10 kB", f"{word:.1f} MB/s", f"words of 2 to 10 letters {words:.1f} MB/s", word / words, command=command,
+                note="random letters, which no cache knows: time that is quadratic in a word's length would make this 0.001")]
+
+
 JOBS = {"gemv": job_gemv, "gemm": job_gemm, "decode": job_decode, "prefill": job_prefill, "busy": job_busy, "start": job_start,
-        "handover": job_handover, "proxy": job_proxy}
+        "handover": job_handover, "proxy": job_proxy, "text": job_text}
 SERVED = ("decode", "prefill", "busy")  # share one instance
 
 
@@ -654,7 +665,7 @@ def main() -> None:
         if name not in JOBS:
             fail(f"unknown name '{name}'; expected {', '.join(JOBS)}")
     run = Run(pathlib.Path(args.build).resolve())
-    for program in (run.baton, run.kernels, run.build / "src/transfer/bench_transfer", run.build / "src/proxy/bench_proxy"):
+    for program in (run.baton, run.kernels, *(run.build / f"src/{room}/bench_{room}" for room in ("transfer", "proxy", "text"))):
         if not os.access(program, os.X_OK):
             fail(f"{program} is not there; build it with ./dev build release")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
