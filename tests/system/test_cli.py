@@ -167,6 +167,8 @@ class CommandLines(Folder):
             (["serve", TINY, "--port", "65536"], ["--port: 65536", "0 to 65535"]),
             (["serve", TINY, "--port", "http"], ["--port: http", "integer"]),
             (["serve", TINY, "--port"], ["--port: no value"]),
+            (["serve", TINY, "--api-key", ""], ["--api-key: empty", "at least one character"]),
+            (["proxy", "--api-key", ""], ["--api-key: empty", "at least one character"]),
             (["serve", TINY, "--dtype", "int4"], ["--dtype: int4", "bfloat16"]),
             (["serve", TINY, "--block-size", "24"], ["--block-size: 24", "multiple of 16"]),
             (["serve", TINY, "--max-model-len", "1.5K"], ["--max-model-len", "1.5K"]),
@@ -310,6 +312,20 @@ class CommandLines(Folder):
             port = holder.getsockname()[1]
             for words in (["serve", TINY], ["proxy", "--prefiller-hosts", "127.0.0.1:1", "--decoder-hosts", "127.0.0.1:2"]):
                 self.refused(run(*words, "--host", "127.0.0.1", "--port", str(port)), 1, [f"port {port} on 127.0.0.1", f"pid {os.getpid()}", "expected a free port"])
+
+    def test_without_a_cluster_secret_it_serves_and_names_the_addresses_that_are_exposed(self):
+        if pathlib.Path("/etc/baton/cluster-secret").exists():
+            self.skipTest("this machine has a cluster secret")
+        with Cluster(TINY) as instances:
+            instances.environment.pop("BATON_CLUSTER_SECRET_FILE")
+            rows = [("P", "kv_producer", "127.0.0.1", "whoever reaches 127.0.0.1:{} can read and claim KV"),
+                    ("wide", "kv_producer", "0.0.0.0", "127.0.0.1:{}"), ("D", "kv_consumer", "127.0.0.1", "need not prove who they are")]
+            for name, role, host, words in rows:
+                side = free_ports(1)[0]
+                instances.serve(name, role, "--host", host, kv_port=side)
+                warnings = [line for line in instances.processes[name].log.splitlines() if "no --cluster-secret-file" in line]
+                self.assertEqual(len(warnings), 1, instances.processes[name].log)
+                self.assertIn(words.format(side), warnings[0])
 
     def test_what_is_installed_is_what_the_binary_says(self):
         """`cmake --install` of the build that made the binary under test."""
