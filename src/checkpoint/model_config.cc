@@ -89,14 +89,15 @@ RopeConfig read_rope(JsonFields& fields, const std::string& file_name) {
   const std::string key = fields.has("rope_parameters") ? "rope_parameters" : "rope_scaling";
   const json::object* object = fields.object(key);
   if (object == nullptr) return rope;
-  JsonFields scaling(fmt::format("{}: {}", file_name, key), *object);
+  const std::string place = fmt::format("{}: {}", file_name, key);
+  JsonFields scaling(place, *object);
   const auto theta = scaling.optional_number("rope_theta", kThetaMin, kThetaMax);
   if (theta && outer_theta && *theta != *outer_theta) {
     scaling.reject("rope_theta", fmt::format("{}, expected the outer rope_theta {}", *theta, *outer_theta));
   }
   rope.theta = theta.value_or(rope.theta);
   read_scaling(scaling, rope);
-  if (scaling.failure()) fields.reject(key, scaling.failure()->message);
+  if (scaling.failure()) fields.reject(key, scaling.failure()->message.substr(place.size() + 2));
   return rope;
 }
 

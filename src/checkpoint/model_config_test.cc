@@ -65,7 +65,8 @@ TEST(ModelConfig, EachWrongValueIsNamedWithItsKeyAndTheExpectation) {
       {R"("use_sliding_window":true)", "use_sliding_window: true, expected false"},
       {R"("layer_types":["sliding_attention"])", "layer_types: sliding_attention, expected full_attention"},
       {R"("quantization_config":{})", "quantization_config: quantised weights"},
-      {R"("rope_scaling":{"type":"yarn"})", "rope_type: yarn, expected default, linear or llama3"},
+      {R"("rope_scaling":{"type":"yarn"})",
+       "config.json: rope_scaling: rope_type: yarn, expected default, linear or llama3"},
       {R"("rope_scaling":{"type":"linear"})", "factor: missing, expected a number from 1"},
       {R"("rope_theta":1e4,"rope_parameters":{"rope_theta":1e6})",
        "rope_theta: 1000000, expected the outer rope_theta"},
@@ -78,6 +79,7 @@ TEST(ModelConfig, EachWrongValueIsNamedWithItsKeyAndTheExpectation) {
     ASSERT_FALSE(config.has_value()) << row.extra;
     EXPECT_NE(config.error().message.find(row.message), std::string::npos) << config.error().message;
     EXPECT_TRUE(config.error().message.starts_with("config.json: ")) << config.error().message;
+    EXPECT_EQ(config.error().message.rfind("config.json"), 0U) << config.error().message;
   }
   EXPECT_NE(parse_model_config("{", "config.json").error().message.find("not valid JSON"), std::string::npos);
 }

@@ -325,7 +325,8 @@ TEST(Failure, BeforeTheFirstByteHasItsStatusAndAfterItIsAnEvent) {
   };
   for (const Row& row :
        {Row{Code::kInvalid, 400, "BadRequestError"}, Row{Code::kExhausted, 429, "RateLimitError"},
-        Row{Code::kTimeout, 504, "TimeoutError"}, Row{Code::kUnavailable, 503, "ServiceUnavailableError"}}) {
+        Row{Code::kTimeout, 504, "TimeoutError"}, Row{Code::kUnavailable, 503, "ServiceUnavailableError"},
+        Row{Code::kCorrupt, 500, "InternalServerError"}}) {  // logits that are no numbers
     for (const bool begun : {false, true}) {
       Door door([&](const engine::Request& request) {
         std::vector<engine::Answer> out = says("abc")(request);

@@ -93,7 +93,7 @@ class Session {
   bool left_peers_kv() const;
   void begin_stream();
   void send_whole();
-  void send_failure(const Error& error);
+  void send_failure(Error error);
 
   Desk& desk_;
   http::Request& http_;
@@ -370,7 +370,9 @@ void Session::send_whole() {
   writer_.send(response);
 }
 
-void Session::send_failure(const Error& error) {
+void Session::send_failure(Error error) {
+  // 502 is for a gateway's peers; what is not as it should be here is this instance's own.
+  if (error.code == Code::kCorrupt) error.code = Code::kIo;
   if (!writer_.started()) {
     http::Response response;
     response.status = api::http_status(error.code);

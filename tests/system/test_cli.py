@@ -313,6 +313,26 @@ class CommandLines(Folder):
             for words in (["serve", TINY], ["proxy", "--prefiller-hosts", "127.0.0.1:1", "--decoder-hosts", "127.0.0.1:2"]):
                 self.refused(run(*words, "--host", "127.0.0.1", "--port", str(port)), 1, [f"port {port} on 127.0.0.1", f"pid {os.getpid()}", "expected a free port"])
 
+    def test_the_cluster_secret_is_the_flags_else_the_variables_else_the_one_below_etc(self):
+        """Each is a file that others may read, so the refusal names the one that was taken. /etc is this test's own, in a mount namespace."""
+        for name in ("flag", "variable", "etc/baton/cluster-secret"):
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("0" * 32)
+            path.chmod(0o644)
+        (self.folder / "work").mkdir()
+        script = f'mount -t overlay overlay -o lowerdir=/etc,upperdir={self.folder}/etc,workdir={self.folder}/work /etc && exec "$@"'
+        inside = ["unshare", "--mount", *(["--map-root-user"] if os.getuid() else []), "sh", "-c", script, "sh"]
+        if subprocess.run([*inside, "test", "-f", "/etc/baton/cluster-secret"], capture_output=True, check=False).returncode != 0:
+            self.skipTest("this machine lets nobody mount an /etc of his own")
+        line = [cluster.BATON, "serve", TINY, "--host", "127.0.0.1", "--port", "0", "--kv-transfer-config",
+                '{"kv_connector":"MooncakeConnector","kv_role":"kv_consumer"}']
+        flag, variable = ["--cluster-secret-file", str(self.folder / "flag")], {"BATON_CLUSTER_SECRET_FILE": str(self.folder / "variable")}
+        clean = {name: value for name, value in os.environ.items() if name != "BATON_CLUSTER_SECRET_FILE"}
+        for words, added, taken in ((flag, variable, "flag"), ([], variable, "variable"), ([], {}, "/etc/baton/cluster-secret")):
+            answer = subprocess.run([*inside, *line, *words], capture_output=True, text=True, timeout=WAIT_SECONDS, env={**clean, **added}, check=False)
+            self.refused(answer, 1, [f"cluster secret {self.folder / taken}: mode is 644", "chmod 600"])
+
     def test_without_a_cluster_secret_it_serves_and_names_the_addresses_that_are_exposed(self):
         if pathlib.Path("/etc/baton/cluster-secret").exists():
             self.skipTest("this machine has a cluster secret")
