@@ -146,6 +146,25 @@ TEST(Fingerprint, StopsWhenCancelledAndSeesAFileThatChanged) {
   EXPECT_EQ(complete_fingerprint(*checkpoint, cancel).error().code, Code::kCorrupt);
 }
 
+// Llama's has 151,936 - 128,256 rows more than the public one's 1,235,814,400 parameters.
+TEST(RandomCheckpoint, HasAsManyParametersAsTheModelItIsNamedAfter) {
+  const std::pair<std::string_view, uint64_t> rows[] = {{"qwen3-0.6b", 596'049'920},
+                                                        {"qwen3-1.7b", 1'720'574'976},
+                                                        {"llama-1b", 1'284'311'040},
+                                                        {"qwen3-moe-1b", 1'045'337'088}};
+  for (const auto& [name, expected] : rows) {
+    const auto config = random_checkpoint_config(name);
+    ASSERT_TRUE(config.has_value()) << config.error().message;
+    uint64_t parameters = 0;
+    for (const ExpectedTensor& tensor : expected_tensors(*config)) {
+      uint64_t count = 1;
+      for (const uint64_t extent : tensor.shape) count *= extent;
+      parameters += count;
+    }
+    EXPECT_EQ(parameters, expected) << name;
+  }
+}
+
 TEST(RandomCheckpoint, CanBeOpenedAndIsTheSameForTheSameSeed) {
   const TemporaryDirectory directory;
   const fs::path tokenizer = fs::path(BATON_SOURCE_DIR) / "tests/golden/tokenizers/qwen3";

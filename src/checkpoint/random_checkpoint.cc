@@ -221,7 +221,19 @@ Result<void> copy_text_files(const fs::path& from, const fs::path& to) {
   return {};
 }
 
+Result<std::string> config_text_of(std::string_view shape_name) {
+  const auto* shape = std::ranges::find(kShapes, shape_name, &Shape::name);
+  if (shape != kShapes.end()) return json::serialize(config_of(*shape));
+  return fail(Code::kInvalid, fmt::format("shape {}: expected one of {}", shape_name,
+                                          fmt::join(random_checkpoint_shapes(), ", ")));
+}
+
 }  // namespace
+
+Result<ModelConfig> random_checkpoint_config(std::string_view shape_name) {
+  TRY(const std::string text, config_text_of(shape_name));
+  return parse_model_config(text, "config.json");
+}
 
 std::vector<std::string_view> random_checkpoint_shapes() {
   std::vector<std::string_view> names;
@@ -231,16 +243,11 @@ std::vector<std::string_view> random_checkpoint_shapes() {
 
 Result<void> write_random_checkpoint(std::string_view shape_name, const fs::path& directory,
                                      const fs::path& tokenizer_dir, uint64_t seed) {
-  const Shape* shape = std::ranges::find(kShapes, shape_name, &Shape::name);
-  if (shape == kShapes.end()) {
-    return fail(Code::kInvalid, fmt::format("shape {}: expected one of {}", shape_name,
-                                            fmt::join(random_checkpoint_shapes(), ", ")));
-  }
+  TRY(const std::string config_text, config_text_of(shape_name));
+  TRY(const ModelConfig config, parse_model_config(config_text, "config.json"));
   std::error_code error;
   fs::create_directories(directory, error);
   if (error) return fail(Code::kIo, fmt::format("{}: {}", directory.string(), error.message()));
-  const std::string config_text = json::serialize(config_of(*shape));
-  TRY(const ModelConfig config, parse_model_config(config_text, "config.json"));
   TRY_DO(copy_text_files(tokenizer_dir, directory));
   TRY_DO(write_weights(directory, config, seed));
   TRY_DO(write_text(directory / "generation_config.json",

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "checkpoint/model_config.h"
 
 namespace baton::checkpoint {
 
@@ -15,10 +16,12 @@ namespace baton::checkpoint {
 // dimensions but 151,936 embedding rows, so that it goes with the same tokenizer as the others.
 std::vector<std::string_view> random_checkpoint_shapes();
 
+// The config.json of such a checkpoint, as it is read. kInvalid for an unknown shape lists the known ones.
+Result<ModelConfig> random_checkpoint_config(std::string_view shape_name);
+
 // Writes config.json, generation_config.json, bf16 safetensors (shards of at most 2 GB) and copies of
 // tokenizer.json, tokenizer_config.json and chat_template.jinja (those that exist) from `tokenizer_dir`.
 // Creates `directory`; files in it are replaced. The same shape and seed give the same bytes everywhere.
-// kInvalid for an unknown shape lists the known ones.
 Result<void> write_random_checkpoint(std::string_view shape_name, const std::filesystem::path& directory,
                                      const std::filesystem::path& tokenizer_dir, uint64_t seed = 0);
 
