@@ -38,13 +38,15 @@ struct Shape {
 };
 
 // The first three are the public models' dimensions; qwen3-moe-1b has 1.05 B parameters, 0.33 B of them
-// active.
-constexpr std::array<Shape, 5> kShapes = {{
+// active. thick-kv computes like a tiny model and has the KV of a large one, 128 KiB a token: its hand-overs
+// last.
+constexpr std::array<Shape, 6> kShapes = {{
     {"qwen3-0.6b", "Qwen3ForCausalLM", "qwen3", 151936, 1024, 28, 16, 8, 128, 3072, 0, 0, 0, 1e6},
     {"qwen3-1.7b", "Qwen3ForCausalLM", "qwen3", 151936, 2048, 28, 16, 8, 128, 6144, 0, 0, 0, 1e6},
     {"llama-1b", "LlamaForCausalLM", "llama", 151936, 2048, 16, 32, 8, 64, 8192, 0, 0, 0, 5e5},
     {"qwen3-moe-1b", "Qwen3MoeForCausalLM", "qwen3_moe", 151936, 1024, 16, 16, 4, 128, 3072, 32, 4, 512, 1e6},
     {"tiny", "Qwen3ForCausalLM", "qwen3", 151936, 64, 2, 4, 2, 32, 128, 0, 0, 0, 1e6},
+    {"thick-kv", "Qwen3ForCausalLM", "qwen3", 151936, 64, 16, 16, 16, 128, 128, 0, 0, 0, 1e6},
 }};
 
 json::object config_of(const Shape& shape) {

@@ -12,8 +12,9 @@
 
 namespace baton::checkpoint {
 
-// "qwen3-0.6b", "qwen3-1.7b", "llama-1b", "qwen3-moe-1b", and "tiny" for tests. llama-1b has Llama 3.2 1B's
-// dimensions but 151,936 embedding rows, so that it goes with the same tokenizer as the others.
+// "qwen3-0.6b", "qwen3-1.7b", "llama-1b", "qwen3-moe-1b", and "tiny" and "thick-kv" for tests. llama-1b has
+// Llama 3.2 1B's dimensions but 151,936 embedding rows, so that it goes with the same tokenizer as the
+// others.
 std::vector<std::string_view> random_checkpoint_shapes();
 
 // The config.json of such a checkpoint, as it is read. kInvalid for an unknown shape lists the known ones.

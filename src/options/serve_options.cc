@@ -227,6 +227,7 @@ class Binder {
     }
     options_.host_ip = first_variable(environment_, "VLLM_HOST_IP", "HCCL_IF_IP");
     options_.socket_ifname = first_variable(environment_, "GLOO_SOCKET_IFNAME", "HCCL_SOCKET_IFNAME");
+    options_.ucx_transports = variable(environment_, "UCX_TLS");
     return {};
   }
 

@@ -89,6 +89,7 @@ struct ServeOptions {
   bool recompute_on_load_failure = true;         // else the request fails
   std::string host_ip;        // VLLM_HOST_IP, else HCCL_IF_IP: advertised to peers; empty: found out
   std::string socket_ifname;  // GLOO_SOCKET_IFNAME, else HCCL_SOCKET_IFNAME; empty: any
+  std::string ucx_transports;  // UCX_TLS; empty: RDMA where there is some, else what a host without it has
 
   // Asked for, and refused by check_supported() until it is built
   std::optional<int32_t> num_speculative_tokens;

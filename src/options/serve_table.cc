@@ -432,6 +432,7 @@ constexpr auto kVariables = std::to_array<Variable>({
     {"VLLM_HOST_IP", kImplemented, "Address told to peers."},
     {"HCCL_IF_IP", kMapped, "As VLLM_HOST_IP, when that is not set."},
     {"GLOO_SOCKET_IFNAME", kMapped, "Interface whose address is told to peers."},
+    {"UCX_TLS", kImplemented, "Transports of --kv-transport ucx (rc, posix, sysv, tcp)."},
     {"HCCL_SOCKET_IFNAME", kMapped, "As GLOO_SOCKET_IFNAME, when that is not set."},
     {"VLLM_NIXL_ABORT_REQUEST_TIMEOUT", kMapped, "As --kv-lease-ms, in seconds."},
     {"VLLM_MOONCAKE_ABORT_REQUEST_TIMEOUT", kMapped, "As --kv-lease-ms, in seconds."},

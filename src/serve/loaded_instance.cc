@@ -307,6 +307,7 @@ Result<void> LoadedInstance::start_transfer(const options::ServeOptions& options
   if (options.kv_transport == options::KvTransport::kLocal) mover.choice = transfer::TransportChoice::kLocal;
   if (options.kv_transport == options::KvTransport::kTcp) mover.choice = transfer::TransportChoice::kTcp;
   if (options.kv_transport == options::KvTransport::kUcx) mover.choice = transfer::TransportChoice::kUcx;
+  mover.ucx_transports = options.ucx_transports;
   if (!options.host_ip.empty()) {
     advertised_host_ = options.host_ip;
   } else {

@@ -137,7 +137,8 @@ struct StoresStopped {
   TransferId transfer;
   bool operator==(const StoresStopped&) const = default;
 };
-// P: this peer says that it has stored this many bytes of the transfer so far.
+// P: this peer has stored this many bytes of the transfer so far; with a fabric, bytes of a push of the
+// transfer are on their way, and the peer takes what is sent to it.
 struct PushProgress {
   PeerId peer{};
   TransferId transfer;

@@ -50,9 +50,10 @@ class Answer:
         return found
 
 
-def ask(port: int, method: str, path: str, body=None, headers: dict[str, str] | None = None, timeout: float = 60) -> Answer:
+def ask(port: int, method: str, path: str, body=None, headers: dict[str, str] | None = None, timeout: float = 60,
+        host: str = "127.0.0.1") -> Answer:
     """One exchange. `body` is sent as JSON unless it is bytes or str."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    connection = http.client.HTTPConnection(host, port, timeout=timeout)
     try:
         if body is not None and not isinstance(body, (bytes, str)):
             body = json.dumps(body)
@@ -85,10 +86,10 @@ class Stream:
 
 
 class Process:
-    def __init__(self, name: str, arguments: list[str], folder: pathlib.Path, environment: dict[str, str]):
+    def __init__(self, name: str, arguments: list[str], folder: pathlib.Path, environment: dict[str, str], inside: list[str] | None = None):
         self.name, self.log_path = name, folder / f"{name}.log"
         self.output = open(self.log_path, "ab")
-        self.child = subprocess.Popen([BATON, *arguments], stdout=self.output, stderr=subprocess.STDOUT, env=environment)
+        self.child = subprocess.Popen([*(inside or []), BATON, *arguments], stdout=self.output, stderr=subprocess.STDOUT, env=environment)
 
     @property
     def log(self) -> str:
@@ -123,6 +124,7 @@ class Cluster(contextlib.AbstractContextManager):
 
     def __init__(self, model: str = MODEL):
         self.model = model
+        self.flags: tuple[str, ...] = ()  # of every instance
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="baton-test-"))
         secret = self.folder / "secret"
         secret.write_text(secrets.token_hex(32))
@@ -130,27 +132,40 @@ class Cluster(contextlib.AbstractContextManager):
         self.environment = {**os.environ, "BATON_CLUSTER_SECRET_FILE": str(secret), "VLLM_HOST_IP": "127.0.0.1"}
         self.processes: dict[str, Process] = {}
         self.ports: dict[str, int] = {}
+        self.environments: dict[str, dict[str, str]] = {}
+        self.headers: dict[str, str] = {}  # of what only an administrator may ask
+        self.hosts: dict[str, str] = {}  # where an instance is asked, if not on this host
+        self.inside: dict[str, list[str]] = {}  # what its command begins with: the namespace in which it runs
 
     def serve(self, name: str, role: str | None = None, *extra: str, model: str | None = None, wait: bool = True,
               port: int | None = None, kv_port: int | None = None,
               connector: str = "MooncakeConnector") -> int:
         port, kv_port = port or free_ports(1)[0], kv_port or free_ports(1)[0]
-        arguments = ["serve", model or self.model, "--host", "127.0.0.1", "--port", str(port), "--served-model-name", "test", "--threads", "1"]
+        host = "0.0.0.0" if name in self.hosts else "127.0.0.1"
+        arguments = ["serve", model or self.model, "--host", host, "--port", str(port), "--served-model-name", "test", "--threads", "1"]
         if role:
             config = {"kv_connector": connector, "kv_role": role, "kv_port": kv_port, "engine_id": name}
             arguments += ["--kv-transfer-config", json.dumps(config)]
-        self.processes[name] = Process(name, [*arguments, *extra], self.folder, self.environment)
+        self.processes[name] = Process(name, [*arguments, *self.flags, *extra], self.folder, self.environment_of(name),
+                                       self.inside.get(name))
         self.ports[name] = port
         if wait:
             self.wait_ready(name)
         return port
 
+    def environment_of(self, name: str) -> dict[str, str]:
+        """Of one process: a test may set some of it by name."""
+        return {**self.environment, **self.environments.get(name, {})}
+
+    def host_of(self, name: str) -> str:
+        return self.hosts.get(name, "127.0.0.1")
+
     def proxy(self, name: str, prefill: list[str], decode: list[str], *extra: str, ready: str = "/v1/models") -> int:
         port = free_ports(1)[0]
         arguments = ["proxy", "--host", "127.0.0.1", "--port", str(port)]
         if "--prefill" not in extra:  # else it names its instances itself
-            arguments += ["--prefiller-hosts", *["127.0.0.1"] * len(prefill), "--prefiller-ports", *(str(self.ports[p]) for p in prefill),
-                          "--decoder-hosts", *["127.0.0.1"] * len(decode), "--decoder-ports", *(str(self.ports[d]) for d in decode)]
+            arguments += ["--prefiller-hosts", *map(self.host_of, prefill), "--prefiller-ports", *(str(self.ports[p]) for p in prefill),
+                          "--decoder-hosts", *map(self.host_of, decode), "--decoder-ports", *(str(self.ports[d]) for d in decode)]
         self.processes[name] = Process(name, [*arguments, *extra], self.folder, self.environment)
         self.ports[name] = port
         self.wait_ready(name, ready)
@@ -183,13 +198,16 @@ class Cluster(contextlib.AbstractContextManager):
             if self.processes[name].child.poll() is not None:
                 raise AssertionError(f"{name} ended with {self.processes[name].child.returncode}:\n{self.processes[name].log}")
             with contextlib.suppress(OSError, http.client.HTTPException):
-                if ask(self.ports[name], "GET", path, timeout=2).status == 200:
+                if ask(self.ports[name], "GET", path, timeout=2, host=self.host_of(name)).status == 200:
                     return
             time.sleep(0.02)
         raise AssertionError(f"{name} is not ready after {READY_SECONDS} s:\n{self.processes[name].log}")
 
     def blocks(self, name: str) -> dict:
-        return ask(self.ports[name], "GET", "/debug/requests").json()["kv_blocks"]
+        return self.debug(name)["kv_blocks"]
+
+    def debug(self, name: str) -> dict:
+        return ask(self.ports[name], "GET", "/debug/requests", headers=self.headers, host=self.host_of(name)).json()
 
     def wait_all_free(self, name: str, seconds: float = 5) -> None:
         """Every KV block of an instance is back: the counter that says that nothing leaked."""

@@ -1,4 +1,4 @@
-// KV bytes by one-sided writes (ucx/fabric.h) instead of frames. P writes, flushes, and then says Pushed.
+// KV bytes through UCX (ucx/fabric.h) instead of frames. P writes, flushes, and then says Pushed.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -84,6 +84,33 @@ void SocketMover::push_to_fabric(Connection& connection, Push push) {
   connection.fabric->push(std::move(push), std::move(target));
 }
 
+// What must not overtake the KV that was pushed before it. A write is in D's memory when it is flushed; a
+// message may still be on its way then, and is followed by this one.
+void SocketMover::post_after_kv(Connection& connection, const Message& message) {
+  if (connection.fabric && connection.fabric->sends_messages())
+    return connection.fabric->say(encode(message));
+  post(connection, message);
+}
+
+Result<void> SocketMover::take_said(Connection& connection) {
+  for (const std::vector<std::byte>& frame : connection.fabric->take_said()) {
+    if (frame.size() < kFrameHeadBytes) return fail(Code::kCorrupt, "fabric: a frame without a head");
+    const auto bytes = std::span(frame);
+    TRY(const FrameHead head, parse_head(bytes.first<kFrameHeadBytes>()));
+    if (bytes.size() != kFrameHeadBytes + head.body_bytes)
+      return fail(Code::kCorrupt, fmt::format("fabric: a frame of {} bytes, expected {}", bytes.size(),
+                                              kFrameHeadBytes + head.body_bytes));
+    TRY(Message message, parse_body(head.kind, bytes.subspan(kFrameHeadBytes)));
+    const bool follows_kv = std::holds_alternative<Announce>(message) ||
+                            std::holds_alternative<Pushed>(message) ||
+                            std::holds_alternative<Withdrawn>(message);
+    if (!follows_kv || !takes_kv(connection))
+      return fail(Code::kCorrupt, fmt::format("fabric: {} comes beside the KV", message_name(message)));
+    TRY_DO(take_message(connection, message));
+  }
+  return {};
+}
+
 void SocketMover::serve_fabrics() {
   if (!fabric_) return;
   std::vector<std::pair<PeerId, Error>> dead;
@@ -95,6 +122,16 @@ void SocketMover::serve_fabrics() {
       continue;
     }
     for (const ucx::FabricEnd& end : *ends) take_fabric_end(*connection, end);
+    if (auto taken = take_said(*connection); !taken) {
+      dead.emplace_back(id, taken.error());
+      continue;
+    }
+    if (now_ - connection->progress_told < config_.heartbeat) continue;
+    // A push may take longer than the lease of what is pushed: that D takes the bytes is D's word for it.
+    for (const auto& [transfer, bytes] : connection->fabric->take_progress()) {
+      connection->progress_told = now_;
+      events_.emplace_back(PushProgress{id, transfer, bytes});
+    }
   }
   for (auto& [id, error] : dead) lose(id, std::move(error));
 }
@@ -107,7 +144,7 @@ bool SocketMover::fabrics_may_sleep() {
 
 // P: written and flushed. If a block was given away meanwhile, D must not count on any of it.
 void SocketMover::take_fabric_end(Connection& connection, const ucx::FabricEnd& end) {
-  if (end.withdrawn) return post(connection, Withdrawn{end.transfer});
+  if (end.withdrawn) return post_after_kv(connection, Withdrawn{end.transfer});
   std::atomic_thread_fence(std::memory_order_seq_cst);
   for (size_t i = 0; i < end.source.size(); ++i) {
     const uint32_t epoch = arena_.epoch(end.source[i]);
@@ -121,7 +158,7 @@ void SocketMover::take_fabric_end(Connection& connection, const ucx::FabricEnd& 
     connection.fabric->drop(end.transfer);
     return;
   }
-  post(connection, Pushed{end.transfer, end.layers, end.last});
+  post_after_kv(connection, Pushed{end.transfer, end.layers, end.last});
   events_.emplace_back(PushProgress{connection.id, end.transfer, end.bytes});
 }
 

@@ -208,13 +208,13 @@ void SocketMover::run(Push& command) {
   CHECK(command.source.size() == command.move.source_blocks(), "{} blocks", command.source.size());
   Connection* const connection = find(command.peer);
   if (connection == nullptr || connection->phase != Phase::kUp) return;  // its PeerLost is on the way
-  post(*connection, Announce{.transfer = command.transfer,
-                             .layers = command.layers,
-                             .first = command.move.first,
-                             .end = command.move.end,
-                             .source = command.source,
-                             .epochs = command.epochs,
-                             .last = command.last});
+  post_after_kv(*connection, Announce{.transfer = command.transfer,
+                                      .layers = command.layers,
+                                      .first = command.move.first,
+                                      .end = command.move.end,
+                                      .source = command.source,
+                                      .epochs = command.epochs,
+                                      .last = command.last});
   if (connection->local) return;
   if (connection->fabric) return push_to_fabric(*connection, std::move(command));
   auto flow = std::ranges::find(connection->outflows, command.transfer, &Outflow::transfer);

@@ -141,6 +141,7 @@ class SocketMover final : public KvMover {
     std::unique_ptr<ucx::FabricPeer> fabric;
     FabricAddress their_fabric;
     std::map<TransferId, Landing> landings;
+    Time progress_told;
     // D, ucx: transfers that did not land and whose blocks P may still write
     std::map<TransferId, Quarantine> quarantine;
     // reading
@@ -219,6 +220,8 @@ class SocketMover final : public KvMover {
   Result<void> connect_fabric(Connection& connection, const FabricAddress& theirs);
   Result<void> remember_landing(Connection& connection, const Landing& landing);
   void push_to_fabric(Connection& connection, Push push);
+  void post_after_kv(Connection& connection, const Message& message);
+  Result<void> take_said(Connection& connection);
   void serve_fabrics();
   bool fabrics_may_sleep();
   void take_fabric_end(Connection& connection, const ucx::FabricEnd& end);

@@ -72,6 +72,7 @@ struct Options {
   TransportChoice choice = TransportChoice::kAuto;
   std::string tls = {};
   kv::KvLayout layout = kLayout;
+  uint32_t blocks = kBlocks;
   std::string secret = {};
   std::string fingerprint = "f00d";
   bool listens = false;
@@ -80,7 +81,7 @@ struct Options {
 
 inline std::unique_ptr<Side> make_side(const Options& options) {
   auto side = std::make_unique<Side>();
-  side->arena = *kv::KvArena::create(options.layout, kBlocks, side->incarnation);
+  side->arena = *kv::KvArena::create(options.layout, options.blocks, side->incarnation);
   SocketMoverConfig config;
   if (options.listens) config.listen = net::Address{"127.0.0.1", 0};
   config.identity.engine_id = options.listens ? "p-engine" : "d-engine";
@@ -143,9 +144,9 @@ struct Pair {
   }
 };
 
-inline std::vector<BlockId> shuffled_blocks(uint32_t count, uint64_t seed) {
+inline std::vector<BlockId> shuffled_blocks(uint32_t count, uint64_t seed, uint32_t blocks = kBlocks) {
   std::vector<BlockId> all;
-  for (uint32_t i = 0; i < kBlocks; ++i) all.push_back(BlockId{i});
+  for (uint32_t i = 0; i < blocks; ++i) all.push_back(BlockId{i});
   std::shuffle(all.begin(), all.end(), std::mt19937_64(seed));
   all.resize(count);
   return all;

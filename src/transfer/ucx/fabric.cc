@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <cstring>
 #include <fstream>
+#include <iterator>
+#include <sstream>
+#include <utility>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -15,6 +18,7 @@ namespace {
 
 constexpr int kProgressAtOnce = 256;    // then the connections have their turn
 constexpr int kCloseTurnsMax = 100000;  // of progress, until a closed endpoint is gone
+constexpr unsigned kActiveMessage = 1;  // the one id in use
 
 Failure ucx_failure(const Library& ucx, const char* what, ucs_status_t status) {
   return fail(Code::kUnavailable, fmt::format("UCX: {}: {}", what, ucx.status_string(status)));
@@ -37,6 +41,17 @@ bool has_active_device(const std::filesystem::path& root) {
 
 std::string choose_transports(bool has_device) { return has_device ? "rc" : "posix,sysv,tcp"; }
 
+bool needs_messages(const std::string& transports) {
+  static constexpr std::string_view kWritten[] = {"rc",    "rc_x",    "rc_v", "rc_mlx5", "rc_verbs",
+                                                  "dc",    "dc_mlx5", "ib",   "sm",      "shm",
+                                                  "posix", "sysv",    "self", "cma"};
+  std::istringstream names(transports);
+  for (std::string name; std::getline(names, name, ',');) {
+    if (std::ranges::find(kWritten, name) == std::end(kWritten)) return true;
+  }
+  return false;
+}
+
 Result<std::unique_ptr<Fabric>> Fabric::create(kv::KvArena& arena, const std::string& transports) {
   TRY(const Library* ucx, load_library());
   std::unique_ptr<Fabric> fabric(new Fabric(*ucx, arena));
@@ -46,7 +61,8 @@ Result<std::unique_ptr<Fabric>> Fabric::create(kv::KvArena& arena, const std::st
   ucs_status_t status = ucx->config_modify(config, "TLS", transports.c_str());
   ucp_params_t params{};
   params.field_mask = UCP_PARAM_FIELD_FEATURES;
-  params.features = UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP;
+  fabric->sends_messages_ = needs_messages(transports);
+  params.features = UCP_FEATURE_RMA | UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
   if (status == UCS_OK)
     status = ucx->init_version(UCP_API_MAJOR, UCP_API_MINOR, &params, config, &fabric->context_);
   ucx->config_release(config);
@@ -100,7 +116,28 @@ Result<void> FabricPeer::open() {
   if (bytes == 0 || bytes > kFabricBytesMax)
     return fail(Code::kUnavailable,
                 fmt::format("UCX: an address of {} bytes, expected 1 to {}", bytes, kFabricBytesMax));
-  return {};
+  return open_messages();
+}
+
+Result<void> FabricPeer::open_messages() {
+  ucp_am_handler_param_t params{};
+  params.field_mask =
+      UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
+  params.id = kActiveMessage;
+  params.arg = this;
+  params.cb = [](void* self, const void* head, size_t head_bytes, void* bytes, size_t count,
+                 const ucp_am_recv_param_t* how) {
+    auto& peer = *static_cast<FabricPeer*>(self);
+    if ((how->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0) {
+      peer.note(UCS_ERR_UNSUPPORTED, "message by rendezvous");
+    } else {
+      peer.receive({static_cast<const std::byte*>(head), head_bytes},
+                   {static_cast<const std::byte*>(bytes), count});
+    }
+    return UCS_OK;
+  };
+  const auto status = fabric_.ucx_.worker_set_am_recv_handler(worker_, &params);
+  return status == UCS_OK ? Result<void>() : ucx_failure(fabric_.ucx_, "active messages", status);
 }
 
 // Keys go before their endpoint; the worker's end is what ends the peer's writes.
@@ -121,7 +158,31 @@ FabricPeer::~FabricPeer() {
   if (worker_ != nullptr) ucx.worker_destroy(worker_);
 }
 
-FabricAddress FabricPeer::address(bool may_write) const {
+// D: P's bytes go where P says, within the arena; like a device, this looks at no grant.
+void FabricPeer::receive(std::span<const std::byte> head_bytes, std::span<const std::byte> bytes) {
+  MessageHead head;
+  if (head_bytes.size() != sizeof(head)) return note(UCS_ERR_INVALID_PARAM, "head of a message");
+  std::memcpy(&head, head_bytes.data(), sizeof(head));
+  if (head.kind == Kind::kFrame) {
+    if (head.at != bytes_received_) return note(UCS_ERR_MESSAGE_TRUNCATED, "bytes before a message");
+    said_.emplace_back(bytes.begin(), bytes.end());
+    return;
+  }
+  const bool fits =
+      is_written_ && bytes.size() <= fabric_.bytes() && head.at <= fabric_.bytes() - bytes.size();
+  if (head.kind != Kind::kBytes || !fits) return note(UCS_ERR_OUT_OF_RANGE, "place of a message");
+  std::memcpy(fabric_.arena_.data() + head.at, bytes.data(), bytes.size());
+  bytes_received_ += bytes.size();
+}
+
+void FabricPeer::say(std::vector<std::byte> frame) {
+  send({.kind = Kind::kFrame, .at = bytes_sent_}, std::move(frame), nullptr, 0);
+}
+
+std::vector<std::vector<std::byte>> FabricPeer::take_said() { return std::exchange(said_, {}); }
+
+FabricAddress FabricPeer::address(bool may_write) {
+  is_written_ = may_write;
   if (!may_write) return {.worker = worker_address_, .key = {}};
   return {.worker = worker_address_,
           .base = reinterpret_cast<uint64_t>(fabric_.arena_.data()),
@@ -184,6 +245,17 @@ void FabricPeer::withdraw(TransferId transfer) {
   flush({.transfer = transfer, .layers = {}, .withdrawn = true, .source = {}, .epochs = {}});
 }
 
+std::vector<FabricPeer::Progress> FabricPeer::take_progress() {
+  if (!std::exchange(has_written_, false)) return {};
+  std::vector<Progress> under_way;
+  for (const Flush& flush : ends_) {
+    if (flush.end.transfer != TransferId{} && !flush.end.withdrawn)
+      under_way.push_back({flush.end.transfer, flush.end.bytes});
+  }
+  for (const Job& job : jobs_) under_way.push_back({job.push.transfer, job.bytes});
+  return under_way;
+}
+
 Result<std::vector<FabricEnd>> FabricPeer::step() {
   progress();
   while (!error_ && in_flight_ < kPutsMax && !jobs_.empty()) {
@@ -222,6 +294,7 @@ void FabricPeer::put_next(Job& job) {
   const kv::KvLayout& ours = fabric_.arena_.layout();
   const Push& push = job.push;
   const kv::Piece& piece = *job.next;
+  const size_t write_max = sends_messages() ? kMessageBytesMax : kPutBytesMax;
   const size_t first = push.layers.first * ours.layer_bytes(piece.tokens);
   const size_t range = push.layers.count * ours.layer_bytes(piece.tokens);
   size_t from = ours.offset(0, push.source[piece.source]);
@@ -230,7 +303,7 @@ void FabricPeer::put_next(Job& job) {
   if (piece.tokens == ours.block_tokens && piece.tokens == theirs_.block_tokens) {
     from += first + job.offset;
     to += first + job.offset;
-    bytes = std::min(range - job.offset, kPutBytesMax);
+    bytes = std::min(range - job.offset, write_max);
   } else {
     const size_t vector = ours.head_dim * size_of(ours.dtype);
     const size_t row = (first + job.offset) / (piece.tokens * vector);
@@ -247,7 +320,7 @@ void FabricPeer::put_next(Job& job) {
   advance(bytes);
   while (range == ours.block_bytes() && job.offset == 0 && !job.next.is_done() &&
          job.next->tokens == ours.block_tokens && job.next->tokens == theirs_.block_tokens &&
-         bytes + range <= kPutBytesMax && ours.offset(0, push.source[job.next->source]) == from + bytes &&
+         bytes + range <= write_max && ours.offset(0, push.source[job.next->source]) == from + bytes &&
          theirs_.offset(0, job.target[job.next->target]) == to + bytes) {
     bytes += range;
     advance(range);
@@ -259,6 +332,10 @@ void FabricPeer::put_next(Job& job) {
 void FabricPeer::put(size_t from, size_t to, size_t bytes) {
   CHECK(from + bytes <= fabric_.bytes() && to + bytes <= their_bytes_, "{} bytes from {} to {}", bytes, from,
         to);
+  if (sends_messages()) {
+    bytes_sent_ += bytes;
+    return send({.kind = Kind::kBytes, .at = to}, {}, fabric_.arena_.data() + from, bytes);
+  }
   ucp_request_param_t params{};
   params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_MEMH;
   params.user_data = this;
@@ -266,17 +343,54 @@ void FabricPeer::put(size_t from, size_t to, size_t bytes) {
   params.cb.send = [](void* request, ucs_status_t status, void* self) {
     auto& peer = *static_cast<FabricPeer*>(self);
     --peer.in_flight_;
+    peer.has_written_ = true;
     if (status != UCS_OK) peer.note(status, "write");
     peer.fabric_.ucx_.request_free(request);
   };
   void* const request =
       fabric_.ucx_.put_nbx(endpoint_, fabric_.arena_.data() + from, bytes, their_base_ + to, key_, &params);
   if (UCS_PTR_IS_ERR(request)) note(UCS_PTR_STATUS(request), "write");
-  if (UCS_PTR_IS_PTR(request)) ++in_flight_;
+  if (UCS_PTR_IS_PTR(request)) {
+    ++in_flight_;
+  } else {
+    has_written_ = true;
+  }
 }
 
-// Ends when everything that was written before is in the peer's memory: a write's own end says only that its
-// source may be used again.
+// Bytes of the arena, or the frame. Both, and the head, must stay until the message is over.
+void FabricPeer::send(MessageHead head, std::vector<std::byte> frame, const std::byte* bytes, size_t count) {
+  Sent& sent = sent_.emplace_back(Sent{.peer = this, .head = head, .frame = std::move(frame), .self = {}});
+  sent.self = std::prev(sent_.end());
+  if (bytes == nullptr) {
+    bytes = sent.frame.data();
+    count = sent.frame.size();
+  }
+  ucp_request_param_t params{};
+  params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS;
+  params.flags = UCP_AM_SEND_FLAG_EAGER;
+  params.user_data = &sent;
+  params.cb.send = [](void* request, ucs_status_t status, void* entry) {
+    auto& over = *static_cast<Sent*>(entry);
+    FabricPeer& peer = *over.peer;
+    --peer.in_flight_;
+    peer.has_written_ = true;
+    if (status != UCS_OK) peer.note(status, "message");
+    peer.sent_.erase(over.self);
+    peer.fabric_.ucx_.request_free(request);
+  };
+  void* const request = fabric_.ucx_.am_send_nbx(endpoint_, kActiveMessage, &sent.head, sizeof(sent.head),
+                                                 bytes, count, &params);
+  if (UCS_PTR_IS_PTR(request)) {
+    ++in_flight_;
+    return;
+  }
+  has_written_ = true;
+  if (UCS_PTR_IS_ERR(request)) note(UCS_PTR_STATUS(request), "message");
+  sent_.erase(sent.self);
+}
+
+// Ends when everything that was written before is in the peer's memory (as messages: has left): a write's own
+// end says only that its source may be used again.
 void FabricPeer::flush(FabricEnd end) {
   Flush& pending = ends_.emplace_back(Flush{.peer = this, .end = std::move(end)});
   ucp_request_param_t params{};

@@ -44,13 +44,17 @@ TEST(Fabric, IsRefusedByNameIfThePeerHasNone) {
   }
 }
 
+// By writes, and by messages.
+class FabricMoves : public testing::TestWithParam<const char*> {};
+
 // D has granted blocks, P is about to fill them.
 struct Moving {
-  Pair pair{kShared, kShared};
+  Pair pair;
   Expected expected;
   std::vector<BlockId> target = shuffled_blocks(4, 2);
 
-  Moving() {
+  explicit Moving(const char* tls)
+      : pair({.choice = TransportChoice::kUcx, .tls = tls}, {.choice = TransportChoice::kUcx, .tls = tls}) {
     const auto handover = random_id<HandoverId>();
     pair.p->source->hold({handover, shuffled_blocks(4, 1), 64, "hash"}, pair.p->clock.now());
     expected = pair.expect(handover, 64);
@@ -68,8 +72,8 @@ struct Moving {
   }
 };
 
-TEST(Fabric, KeepsBlocksUntilPHasWithdrawn) {
-  const Moving moving;
+TEST_P(FabricMoves, KeepsBlocksUntilPHasWithdrawn) {
+  const Moving moving(GetParam());
   moving.pair.d->target->abort(moving.expected.transfer, "test", moving.pair.d->clock.now());
   for (int i = 0; i < 20; ++i) moving.pair.d->step();
   EXPECT_EQ(moving.stops(), 0U) << "P may still write";
@@ -79,8 +83,8 @@ TEST(Fabric, KeepsBlocksUntilPHasWithdrawn) {
   EXPECT_EQ(moving.pair.d->outcomes[0].error->code, Code::kCancelled);
 }
 
-TEST(Fabric, GivesBlocksBackWhenTheWayOfASilentPeerIsClosed) {
-  const Moving moving;
+TEST_P(FabricMoves, GivesBlocksBackWhenTheWayOfASilentPeerIsClosed) {
+  const Moving moving(GetParam());
   moving.pair.d->target->abort(moving.expected.transfer, "test", moving.pair.d->clock.now());
   const Time end = moving.pair.d->clock.now() + kPatience;
   while (moving.pair.d->outcomes.empty() && moving.pair.d->clock.now() < end) moving.pair.d->step();
@@ -100,6 +104,16 @@ TEST(Fabric, GivesBlocksBackWhenTheWayOfASilentPeerIsClosed) {
     moving.pair.d->step();
   }
   EXPECT_EQ(0, std::memcmp(before.data(), moving.pair.d->arena->data(), before.size()));
+}
+
+INSTANTIATE_TEST_SUITE_P(Ucx, FabricMoves, testing::Values("posix", "tcp"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST(Fabric, SendsMessagesWhereverUcxMayUseItsTcp) {
+  for (const char* written : {"rc", "posix", "posix,sysv", "rc,dc", "self"})
+    EXPECT_FALSE(ucx::needs_messages(written)) << written;
+  for (const char* sent : {"tcp", "posix,sysv,tcp", "all", "^tcp", "ud"})
+    EXPECT_TRUE(ucx::needs_messages(sent)) << sent;
 }
 
 }  // namespace

@@ -62,6 +62,8 @@ Result<Library> load() {
       find(handle, "ucp_ep_rkey_unpack", all.ep_rkey_unpack) &&
       find(handle, "ucp_ep_close_nbx", all.ep_close_nbx) &&
       find(handle, "ucp_ep_flush_nbx", all.ep_flush_nbx) && find(handle, "ucp_put_nbx", all.put_nbx) &&
+      find(handle, "ucp_am_send_nbx", all.am_send_nbx) &&
+      find(handle, "ucp_worker_set_am_recv_handler", all.worker_set_am_recv_handler) &&
       find(handle, "ucp_request_check_status", all.request_check_status) &&
       find(handle, "ucp_request_free", all.request_free) &&
       find(handle, "ucs_status_string", all.status_string);
