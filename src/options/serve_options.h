@@ -87,8 +87,8 @@ struct ServeOptions {
   std::string cluster_secret_file;               // empty: none found (serve warns)
   Duration kv_lease = std::chrono::seconds(30);  // P keeps a prefill this long without a renewal
   bool recompute_on_load_failure = true;         // else the request fails
-  std::string host_ip;        // VLLM_HOST_IP, else HCCL_IF_IP: advertised to peers; empty: found out
-  std::string socket_ifname;  // GLOO_SOCKET_IFNAME, else HCCL_SOCKET_IFNAME; empty: any
+  std::string host_ip;         // VLLM_HOST_IP, else HCCL_IF_IP: advertised to peers; empty: found out
+  std::string socket_ifname;   // GLOO_SOCKET_IFNAME, else HCCL_SOCKET_IFNAME; empty: any
   std::string ucx_transports;  // UCX_TLS; empty: RDMA where there is some, else what a host without it has
 
   // Asked for, and refused by check_supported() until it is built

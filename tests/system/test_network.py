@@ -91,7 +91,7 @@ class TwoHosts(unittest.TestCase):
                     network.wire.rules(delay_s=0.005)
                 self.ask_all(hosts, 2, 1)
                 caught = 0
-                for _ in range(3):
+                for _ in range(2):
                     request = body(random_ids(self.draw, PROMPT_TOKENS * 4))
                     right = hosts.right(request)
                     asking = Asking(hosts.proxy, request)
