@@ -19,6 +19,32 @@ Result<int32_t> read_size(const json::object& object, std::string_view key) {
   return static_cast<int32_t>(value.value_or(0));
 }
 
+Result<std::optional<Speeds>> read_speeds(const json::object& identity) {
+  const json::value* own = find_field(identity, "speeds");
+  if (own == nullptr) return std::nullopt;
+  if (!own->is_object()) return refuse_field("speeds", *own, "an object");
+  const json::object& object = own->get_object();
+  Speeds speeds;
+  const auto read_time = [&](std::string_view key, Duration& into) -> Result<void> {
+    TRY(const auto ns, read_integer(object, key, 0, kSpeedStepMax.count()));
+    into = Duration(ns.value_or(0));
+    return {};
+  };
+  const auto read_rate = [&](std::string_view key, double& into) -> Result<void> {
+    TRY(const auto rate, read_number(object, key, 0, static_cast<double>(kSpeedMax), true));
+    if (!rate) return refuse_field(key, json::value(), "a number above 0");
+    into = *rate;
+    return {};
+  };
+  TRY_DO(read_time("prefill_step_ns", speeds.prefill_step));
+  TRY_DO(read_rate("prefill_tokens_per_s", speeds.prefill_tokens_per_s));
+  TRY_DO(read_time("handover_ns", speeds.handover));
+  TRY_DO(read_rate("handover_bytes_per_s", speeds.handover_bytes_per_s));
+  TRY(const auto bytes, read_integer(object, "kv_bytes_per_token", 0, kSpeedMax));
+  speeds.kv_bytes_per_token = bytes.value_or(0);
+  return speeds;
+}
+
 std::optional<Role> parse_role(std::string_view name) {
   for (const Role role : {Role::kPrefill, Role::kDecode, Role::kBoth}) {
     if (role_name(role) == name) return role;
@@ -41,9 +67,17 @@ std::string render_identity(const InstanceIdentity& identity) {
   append_json_string(out, identity.kv_dtype);
   fmt::format_to(
       std::back_inserter(out),
-      ",\"block_size\":{},\"max_model_len\":{},\"tensor_parallel_size\":{},\"kv_port\":{},\"order\":\"{}\"}}",
+      ",\"block_size\":{},\"max_model_len\":{},\"tensor_parallel_size\":{},\"kv_port\":{},\"order\":\"{}\"",
       identity.block_size, identity.max_model_len, identity.tensor_parallel_size, identity.kv_port,
       order_name(identity.order));
+  if (const auto& speeds = identity.speeds) {
+    fmt::format_to(std::back_inserter(out),
+                   ",\"speeds\":{{\"prefill_step_ns\":{},\"prefill_tokens_per_s\":{},\"handover_ns\":{},"
+                   "\"handover_bytes_per_s\":{},\"kv_bytes_per_token\":{}}}",
+                   speeds->prefill_step.count(), speeds->prefill_tokens_per_s, speeds->handover.count(),
+                   speeds->handover_bytes_per_s, speeds->kv_bytes_per_token);
+  }
+  out += '}';
   return out;
 }
 
@@ -79,6 +113,7 @@ Result<std::optional<InstanceIdentity>> parse_models_identity(std::string_view b
     return refuse_field("order", json::string(order), "pull or layerwise");
   }
   if (order == "layerwise") identity.order = HandoverOrder::kLayerwise;
+  TRY(identity.speeds, read_speeds(object));
   return identity;
 }
 

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "api/json.h"
+#include "base/clock.h"
 #include "base/ids.h"
 #include "base/result.h"
 
@@ -32,6 +33,20 @@ constexpr std::string_view order_name(HandoverOrder order) {
   return order == HandoverOrder::kLayerwise ? "layerwise" : "pull";
 }
 
+// What an instance measured of itself while it started: what a proxy weighs a hand-over with. A step that
+// computes n tokens of a prompt takes prefill_step + n / prefill_tokens_per_s; a hand-over of b bytes between
+// two processes of the instance's host takes handover + b / handover_bytes_per_s.
+struct Speeds {
+  Duration prefill_step{0};
+  double prefill_tokens_per_s = 0;  // above 0
+  Duration handover{0};
+  double handover_bytes_per_s = 0;  // above 0
+  int64_t kv_bytes_per_token = 0;
+  bool operator==(const Speeds&) const = default;
+};
+inline constexpr int64_t kSpeedMax = 1'000'000'000'000'000;  // tokens or bytes per second, bytes of a token
+inline constexpr Duration kSpeedStepMax = std::chrono::hours(1);
+
 struct InstanceIdentity {
   int32_t protocol = 0;      // kHandoverProtocol of its build
   std::string version = {};  // of its build
@@ -46,6 +61,7 @@ struct InstanceIdentity {
   int32_t tensor_parallel_size = 1;
   int32_t kv_port = 0;                         // side channel port of this rank; 0: none
   HandoverOrder order = HandoverOrder::kPull;  // absent in JSON: pull
+  std::optional<Speeds> speeds = {};           // nothing: not measured, or an older build
   bool operator==(const InstanceIdentity&) const = default;
 };
 

@@ -264,6 +264,10 @@ std::string render_metrics(const ProxyMetrics& metrics) {
   append_singles(text, {}, singles);
   text.family("baton:proxy_requests_total", Type::kCounter, "Requests finished, by outcome.");
   append_by(text, {}, "outcome", metrics.outcomes);
+  text.family("baton:proxy_prefills_total", Type::kCounter,
+              "Prompts by the side that was to compute them, and why there.");
+  for (const auto& [where, count] : metrics.prefills)
+    text.sample({{"on", where.first}, {"reason", where.second}}, number(count));
 
   using Instance = ProxyMetrics::Instance;
   const auto per_instance = [&](std::string_view name, Type type, std::string_view help, auto value) {

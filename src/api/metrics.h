@@ -140,6 +140,8 @@ struct ProxyMetrics {
   int64_t requests_waiting = 0;
   std::map<std::string, uint64_t, std::less<>>
       outcomes;  // by status class or reason: ok, client_gone, p_failed, ...
+  // Where prompts were computed ("prefill", "decode") and why (api/timings.h Placement).
+  std::map<std::pair<std::string, std::string>, uint64_t> prefills;
   uint64_t retries = 0;
   Histogram time_to_first_byte_s{first_token_buckets_s()};
   Histogram prefill_time_s{request_latency_buckets_s()};

@@ -22,6 +22,18 @@ Result<std::string> read_timing_name(const json::object& part, std::string_view 
   return std::move(*name);
 }
 
+void append_placement(const Placement& placement, std::string& out) {
+  fmt::format_to(std::back_inserter(out), R"(,"prefill_on":"{}","prefill_reason":"{}")", placement.on,
+                 placement.reason);
+  if (const auto& estimate = placement.estimate) {
+    fmt::format_to(
+        std::back_inserter(out),
+        R"(,"prefill_estimate":{{"prompt_tokens":{:.0f},"cached_tokens":{:.0f},"delayed":{},"local_ns":{},"handover_ns":{}}})",
+        estimate->prompt_tokens, estimate->cached_tokens, estimate->delayed, estimate->local.count(),
+        estimate->handover.count());
+  }
+}
+
 }  // namespace
 
 Duration Timings::total() const {
@@ -57,6 +69,7 @@ std::string render_timings(const Timings& timings) {
     out += ",\"handover_hidden_ns\":";
     append_json_integer(out, timings.handover_hidden->count());
   }
+  if (timings.placement) append_placement(*timings.placement, out);
   out += '}';
   return out;
 }

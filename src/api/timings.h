@@ -4,7 +4,11 @@
 //
 //   {"total_ns":1234567,"parts":[{"at":"prefill","phase":"queue","ns":1200}, ...],"handover_hidden_ns":5000}
 //
-// handover_hidden_ns is no part: it lies within P's prefill (layer-wise order only).
+// handover_hidden_ns is no part: it lies within P's prefill (layer-wise order only). A proxy also says where
+// it had the prompt computed and why (docs/choice.md):
+//
+//   "prefill_on":"decode","prefill_reason":"local_costs_less","prefill_estimate":{"prompt_tokens":12,
+//   "cached_tokens":0,"delayed":1,"local_ns":900000,"handover_ns":1500000}
 #pragma once
 
 #include <cstdint>
@@ -36,9 +40,26 @@ struct TimedPart {
   bool operator==(const TimedPart&) const = default;
 };
 
+// Whether a proxy let D compute a prompt or had it handed over from a P, and what it knew then.
+struct Placement {
+  struct Estimate {
+    double prompt_tokens = 0;
+    double cached_tokens = 0;  // of them, in D's prefix cache
+    uint32_t delayed = 0;      // answers that D's own prefill would hold up
+    Duration local{0};         // what they and this request lose by a prefill on D ...
+    Duration handover{0};      // ... and this request by P's and the hand-over
+    bool operator==(const Estimate&) const = default;
+  };
+  std::string_view on;      // kAtPrefill or kAtDecode
+  std::string_view reason;  // of [a-z_], static storage
+  std::optional<Estimate> estimate = {};
+  bool operator==(const Placement&) const = default;
+};
+
 struct Timings {
   std::vector<TimedPart> parts;
   std::optional<Duration> handover_hidden = {};
+  std::optional<Placement> placement = {};  // a proxy's word; not read
 
   Duration total() const;
   bool operator==(const Timings&) const = default;

@@ -28,6 +28,23 @@ TEST(Timings, ReadBackAreTheSame) {
   EXPECT_EQ(parse_timings(render_timings({})), Timings());
 }
 
+TEST(Timings, AProxySaysWhereThePromptWasComputedAndWhy) {
+  EXPECT_EQ(render_timings({.parts = {}, .placement = Placement{.on = kAtPrefill, .reason = "asked"}}),
+            R"({"total_ns":0,"parts":[],"prefill_on":"prefill","prefill_reason":"asked"})");
+  const Placement::Estimate estimate{.prompt_tokens = 12.4,
+                                     .cached_tokens = 3,
+                                     .delayed = 2,
+                                     .local = nanoseconds(70),
+                                     .handover = nanoseconds(80)};
+  const std::string text = render_timings(
+      {.parts = {},
+       .placement = Placement{.on = kAtDecode, .reason = "local_costs_less", .estimate = estimate}});
+  EXPECT_EQ(text, R"({"total_ns":0,"parts":[],"prefill_on":"decode","prefill_reason":"local_costs_less",)"
+                  R"("prefill_estimate":{"prompt_tokens":12,"cached_tokens":3,"delayed":2,"local_ns":70,)"
+                  R"("handover_ns":80}})");
+  EXPECT_EQ(parse_timings(text), Timings());  // nobody's word but the proxy's own
+}
+
 TEST(Timings, AnInstancesTimelineIsItsParts) {
   Timeline line(Phase::kTokenise, {nanoseconds(100)});
   line.enter(Phase::kReserve, {nanoseconds(130)});
