@@ -65,7 +65,7 @@ Reply reply_of(const Error& error) {
 }
 
 Duration pause_after(const FlowLimits& limits, int32_t attempts) {
-  const Duration delay = limits.retry_delay * (1LL << std::min(attempts - 1, 20));
+  const Duration delay = limits.retry_delay * (1LL << std::clamp(attempts - 1, 0, 20));
   return std::min(delay, limits.retry_delay_max);
 }
 
@@ -82,6 +82,14 @@ void note_status(Registry& registry, InstanceId id, int status, Time now) {
   } else if (status != 200) {
     registry.on_answered(id, now);
   }
+}
+
+bool note_own_prefill(Registry& registry, Reservation& d, Demand& demand, std::string_view answer) {
+  d.release_prefill();
+  if (answer.find("\"prompt_tokens\"") == std::string_view::npos) return false;
+  const auto usage = read_prompt_usage(answer);
+  if (usage) registry.on_prefilled(d, demand, usage->prompt_tokens, usage->cached_tokens);
+  return usage.has_value();
 }
 
 bool is_baton(const Registry& registry, InstanceId id) {

@@ -39,6 +39,10 @@ Error named(const Registry& registry, InstanceId instance, const Error& error);
 // can be to blame for. Of 200 the body has to say it.
 void note_status(Registry& registry, InstanceId instance, int status, Time now);
 
+// D computes the prompt itself, and `answer` is its whole answer or an event of it: it has begun, and a usage
+// in it makes guesses better. True once there was a usage: there is nothing more to learn.
+bool note_own_prefill(Registry& registry, Reservation& d, Demand& demand, std::string_view answer);
+
 bool is_baton(const Registry& registry, InstanceId instance);
 
 // What ends `request` at an instance; nothing for one that is no Baton instance: only those know

@@ -190,6 +190,16 @@ bool must_call_tool(const api::ObjectBytes& members) {
   return !is_null(choice) && choice != R"("none")" && choice != R"("auto")";
 }
 
+std::optional<PromptUsage> prompt_usage(const api::ObjectBytes& answer) {
+  const auto usage = api::parse_json_object(answer.find("usage").value_or(""));
+  if (!usage) return std::nullopt;
+  PromptUsage out{.prompt_tokens = member_integer(*usage, "prompt_tokens")};
+  const json::value* details = usage->if_contains("prompt_tokens_details");
+  if (details != nullptr && details->is_object() && details->get_object().contains("cached_tokens"))
+    out.cached_tokens = member_integer(details->get_object(), "cached_tokens");
+  return out;
+}
+
 Result<void> check_prompts(const ClientBody& client) {
   const size_t prompts = client.prompts.size();
   if (prompts > api::kPromptsMax) {
@@ -310,6 +320,11 @@ std::string decode_body(const ClientBody& client, std::string_view kv_transfer_p
   return changed(client.members, changes);
 }
 
+std::optional<PromptUsage> read_prompt_usage(std::string_view answer) {
+  const auto members = api::ObjectBytes::parse(answer, kAnswerBytesMax);
+  return members ? prompt_usage(*members) : std::nullopt;
+}
+
 Result<PrefillAnswer> read_prefill_answer(std::string body) {
   PrefillAnswer answer;
   answer.body = std::move(body);
@@ -320,13 +335,10 @@ Result<PrefillAnswer> read_prefill_answer(std::string body) {
   if (!is_null(params) && params != "{}" && params != "[]" && params != "false")
     answer.kv_transfer_params = params;
   answer.timings = members->find("timings").value_or("");
-  if (const auto usage = api::parse_json_object(members->find("usage").value_or(""))) {
-    answer.prompt_tokens = member_integer(*usage, "prompt_tokens");
-    const json::value* details = usage->if_contains("prompt_tokens_details");
-    if (details != nullptr && details->is_object()) {
-      answer.cached_tokens = member_integer(details->get_object(), "cached_tokens");
-      answer.says_cached_tokens = details->get_object().contains("cached_tokens");
-    }
+  if (const auto usage = prompt_usage(*members)) {
+    answer.prompt_tokens = usage->prompt_tokens;
+    answer.cached_tokens = usage->cached_tokens.value_or(0);
+    answer.says_cached_tokens = usage->cached_tokens.has_value();
   }
   if (const auto parsed = api::parse_json(answer.kv_transfer_params); parsed && parsed->is_object()) {
     const json::value* id = parsed->get_object().if_contains("remote_request_id");

@@ -89,6 +89,14 @@ struct PrefillAnswer {
 // kCorrupt when it is not an answer.
 Result<PrefillAnswer> read_prefill_answer(std::string body);
 
+// What a usage says of the prompt.
+struct PromptUsage {
+  int64_t prompt_tokens = 0;
+  std::optional<int64_t> cached_tokens = {};
+};
+// Of a whole answer or an event; nothing if it has no usage.
+std::optional<PromptUsage> read_prompt_usage(std::string_view answer);
+
 // D's whole answer, with P's prompt_logprobs and cached_tokens if there was a P. kUnavailable when it is not
 // a JSON object.
 Result<std::string> whole_answer(const ClientBody& client, const PrefillAnswer* p, std::string d_body);

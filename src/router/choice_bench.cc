@@ -25,13 +25,22 @@ struct Bench {
     for (uint16_t i = 0; i < 50; ++i) {
       for (const auto& [side, role] :
            {std::pair(Side::kPrefill, api::Role::kPrefill), std::pair(Side::kDecode, api::Role::kDecode)})
-        registry.on_probe_ok(registry.add(side, side == Side::kPrefill ? "p" : "d", i, kNow),
-                             api::identity_of(role), kNow);
+        registry.on_probe_ok(registry.add(side, side == Side::kPrefill ? "p" : "d", i, kNow), measured(role),
+                             kNow);
     }
     for (size_t i = 0; i < kConversations; ++i) {
       auto p = registry.reserve_prefill(demand(i, kLinks), {}, kNow);
       benchmark::DoNotOptimize(p);
     }
+  }
+  static api::InstanceIdentity measured(api::Role role) {
+    auto identity = api::identity_of(role);
+    identity.speeds = api::Speeds{.prefill_step = std::chrono::milliseconds(1),
+                                  .prefill_tokens_per_s = 10'000,
+                                  .handover = std::chrono::microseconds(500),
+                                  .handover_bytes_per_s = 1e10,
+                                  .kv_bytes_per_token = 100'000};
+    return identity;
   }
   // The chain of one conversation as far as `links`, as prefix_chain makes it.
   Demand demand(size_t conversation, size_t links) const {
@@ -49,7 +58,7 @@ double percentile(std::vector<double>& us, double part) {
   return *at;
 }
 
-// Both choices of one request, with what they record.
+// Both choices of one request, with what they record, and first whether its prompt is handed over at all.
 void choose_p_and_d(benchmark::State& state) {
   static Bench bench;
   std::vector<double> us;
@@ -58,9 +67,11 @@ void choose_p_and_d(benchmark::State& state) {
     const Demand demand = bench.demand(bench.random() % kConversations, 1 + bench.random() % kLinks);
     state.ResumeTiming();
     const auto begin = std::chrono::steady_clock::now();
+    auto placed = bench.registry.place_prefill(demand, {}, kNow);
     auto p = bench.registry.reserve_prefill(demand, {}, kNow);
     auto d = bench.registry.reserve_decode(demand, p->instance(), {}, kNow);
     us.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count());
+    benchmark::DoNotOptimize(placed);
     benchmark::DoNotOptimize(d);
   }
   state.counters["p50_us"] = percentile(us, 0.5);

@@ -60,17 +60,36 @@ LayerwiseStep LayerwiseFlow::wait_for_room(Time now, std::string why) {
 LayerwiseStep LayerwiseFlow::begin_decode(Time now) {
   d_.release();
   if (room_.must_wait()) return wait_for_room(now, "requests wait already");
-  auto reserved = registry_.reserve_decode_first(demand_, avoid_, now);
+  auto placed = registry_.place_prefill(demand_, avoid_, now);
+  if (placed) times_ = {.placement = placed->placement};
+  if (placed && placed->d) return ask_decode(std::move(placed->d), true, now);
+  auto reserved = placed ? registry_.reserve_decode_first(demand_, avoid_, now)
+                         : Result<Reservation>(Failure(placed.error()));
+  // Misfits are the operator's to mend: only where every P is down D does its work.
+  if (!reserved && reserved.error().code == Code::kUnavailable && !registry_.may_prefill(now)) {
+    auto d = registry_.reserve_decode_alone(demand_, avoid_, now);
+    times_ = {.placement = alone(kNoPrefillInstance, {}).placement};
+    if (d) return ask_decode(std::move(*d), true, now);
+    if (d.error().code == Code::kExhausted) reserved = Failure(d.error());
+  }
   if (!reserved && reserved.error().code == Code::kExhausted)
     return wait_for_room(now, reserved.error().message);
+  if (!reserved) {
+    room_.leave();
+    return finish_error(reserved.error(), "no_instance");
+  }
+  return ask_decode(std::move(*reserved), false, now);
+}
+
+// `is_alone`: D computes the prompt itself and posts to nobody.
+LayerwiseStep LayerwiseFlow::ask_decode(Reservation d, bool is_alone, Time now) {
   room_.leave();
-  if (!reserved) return finish_error(reserved.error(), "no_instance");
   ++rounds_;
   request_id_ = rounds_ == 1 ? first_id_ : fmt::format("{}.{}", first_id_, rounds_);
   part_ = Part::kNone;
   answers_ = asks_prompt_ = false;
   p_answer_.reset();
-  d_ = std::move(*reserved);
+  d_ = std::move(d);
   d_instance_ = d_.instance();
   const bool baton = is_baton(registry_, d_.instance());
   // A D that is no Baton instance posts once per choice, under names that nobody can answer.
@@ -78,11 +97,12 @@ LayerwiseStep LayerwiseFlow::begin_decode(Time now) {
     static_cast<void>(finish({}, "split"));
     return Split{};
   }
-  times_ = {.decode_asked = now};
-  alone_ = !baton && client_.choices > 1;
+  times_ = {.decode_asked = now, .placement = times_.placement};
+  learns_ = is_alone;
+  alone_ = is_alone || (!baton && client_.choices > 1);
   if (alone_) return AskDecode{d_.instance(), decode_body(client_, {}, baton, seed_)};
-  const Instance* d = registry_.find(d_.instance());
-  return AskDecode{d_.instance(), reserve_body(client_, metaserver_(*d), baton, seed_)};
+  const Instance* chosen = registry_.find(d_.instance());
+  return AskDecode{d_.instance(), reserve_body(client_, metaserver_(*chosen), baton, seed_)};
 }
 
 LayerwiseStep LayerwiseFlow::decode_again(const Error& error) {
@@ -99,6 +119,7 @@ LayerwiseStep LayerwiseFlow::on_decode_whole(Result<UpstreamAnswer> answer, Time
   if (fatal_) return finish(*std::exchange(fatal_, std::nullopt), "p_failed");
   if (answer && answer->status == 200) {
     answers_ = true;
+    if (learns_) learns_ = !note_own_prefill(registry_, d_, demand_, answer->body);
     d_body_ = std::move(answer->body);
     return settle_whole(now);
   }
@@ -158,6 +179,7 @@ bool LayerwiseFlow::must_wait(std::string_view data) const {
 void LayerwiseFlow::on_event(std::string_view raw, std::string_view data, std::string& out) {
   CHECK(!held_, "an event is given while another one waits for P");
   answers_ = true;
+  if (learns_) learns_ = !note_own_prefill(registry_, d_, demand_, data);
   if (must_wait(data)) {
     held_ = HeldEvent{std::string(raw), std::string(data)};
   } else {

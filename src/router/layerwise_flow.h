@@ -3,6 +3,9 @@
 // at once, so there are two threads of steps: D's, which ends with the client's answer, and P's, which a post
 // begins and which ends with the metaserver's reply.
 //
+// Where the prompt is computed is decided first (router/placement.h): a request whose D computes it names no
+// metaserver, and neither does one for which every P is down, if there is a Baton D.
+//
 // A request for which no instance has room waits in the registry's queue first, as in the pull order.
 //
 //   start ─► AskDecode ──────────────────────────► on_decode_head ─► Relay ─► events ─► end
@@ -157,6 +160,7 @@ class LayerwiseFlow final : public FlowReport {
 
   LayerwiseStep begin_decode(Time now);
   LayerwiseStep wait_for_room(Time now, std::string why);
+  LayerwiseStep ask_decode(Reservation d, bool is_alone, Time now);
   LayerwiseStep decode_again(const Error& error);
   LayerwiseStep settle_whole(Time now);
   PrefillStep begin_prefill(Time now);
@@ -194,6 +198,7 @@ class LayerwiseFlow final : public FlowReport {
   Reservation d_;
   std::optional<InstanceId> d_instance_;
   bool alone_ = false;    // D computes the prompt, no post is expected
+  bool learns_ = false;   // ... and a Baton D has not said yet how long it is
   bool answers_ = false;  // D's answer has begun: whatever KV it needed, it has
   std::string d_body_;    // D's whole answer, while P's is awaited
   Part part_ = Part::kNone;

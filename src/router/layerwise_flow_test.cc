@@ -521,7 +521,7 @@ gone => client_gone
 }
 
 TEST(LayerwiseFlow, WithoutAPairTheStatusIs503AndSaysWhy) {
-  Play play(true, Route::kCompletions, "{}");
+  Play play(false, Route::kCompletions, "{}");
   for (const auto& instance : play.registry().instances()) {
     if (instance->side == Side::kPrefill) play.registry().on_probe_failed(instance->id, "refused", kNow);
   }

@@ -41,14 +41,25 @@ Step PullFlow::on_wait_over() { return finish_error(room_.on_over(), "full"); }
 Step PullFlow::begin_prefill(Time now) {
   stage_ = Stage::kPrefill;
   p_.release();
+  d_.release();
+  is_alone_ = learns_ = false;
   if (room_.must_wait()) return wait_for_room(now, "requests wait already");
-  auto reserved = registry_.reserve_prefill(demand_, avoid_, now);
+  auto placed = registry_.place_prefill(demand_, avoid_, now);
+  if (placed && placed->d) return decode_alone(std::move(*placed), now);
+  auto reserved =
+      placed ? registry_.reserve_prefill(demand_, avoid_, now) : Result<Reservation>(Failure(placed.error()));
+  // Misfits are the operator's to mend: only where every P is down D does its work.
+  if (!reserved && reserved.error().code == Code::kUnavailable && !registry_.may_prefill(now)) {
+    auto d = registry_.reserve_decode_alone(demand_, avoid_, now);
+    if (d) return decode_alone(alone(kNoPrefillInstance, std::move(*d)), now);
+    if (d.error().code == Code::kExhausted) reserved = Failure(d.error());
+  }
   if (!reserved && reserved.error().code == Code::kExhausted)
     return wait_for_room(now, reserved.error().message);
   room_.leave();
   if (!reserved) return finish_error(reserved.error(), "no_instance");
   ++prefill_attempts_;
-  if (prefill_attempts_ > 1) request_id_ = fmt::format("{}.{}", first_id_, prefill_attempts_);
+  begin_round();
   p_ = std::move(*reserved);
   p_instance_ = p_.instance();
   // A foreign P answers with the parameters of one choice and strands the KV of the others (vllm#38900).
@@ -57,7 +68,7 @@ Step PullFlow::begin_prefill(Time now) {
     return Split{};
   }
   if (client_.must_call_tool && registry_.find(p_.instance())->fails_forced_tools) return decode_alone(now);
-  times_ = {.prefill_asked = now};
+  times_ = {.prefill_asked = now, .placement = placed->placement};
   rendezvous_ = registry_.begin_rendezvous(p_.instance(), request_id_);
   if (rendezvous_) {
     return AskPrefill{p_.instance(), prefill_body_with(client_, rendezvous_->prefill_params(), false, seed_),
@@ -66,10 +77,17 @@ Step PullFlow::begin_prefill(Time now) {
   return AskPrefill{p_.instance(), prefill_body(client_, is_baton(registry_, p_.instance()), seed_)};
 }
 
-Step PullFlow::again(Stage stage, const Error& error) {
-  int32_t& attempts = stage == Stage::kPrefill ? prefill_attempts_ : decode_attempts_;
-  if (attempts >= limits_.attempts)
-    return finish_error(error, stage == Stage::kPrefill ? "p_failed" : "d_failed");
+// Each prefill has another name.
+void PullFlow::begin_round() {
+  if (++rounds_ > 1) request_id_ = fmt::format("{}.{}", first_id_, rounds_);
+}
+
+Step PullFlow::again(Stage stage, const Error& error, Time now) {
+  const int32_t attempts = stage == Stage::kPrefill ? prefill_attempts_ : decode_attempts_;
+  if (attempts >= limits_.attempts) {
+    if (stage == Stage::kPrefill) return without_prefill(reply_of(error), "p_failed", now);
+    return finish_error(error, "d_failed");
+  }
   ++retries_;
   after_pause_ = stage;
   return Pause{pause_after(limits_, attempts)};
@@ -83,7 +101,7 @@ Step PullFlow::on_prefill(Result<UpstreamAnswer> answer, Time now) {
     avoid_.push_back(p_.instance());
     // It may be computing still, or again after a pause.
     abort_at(p_.instance(), request_id_);
-    return again(Stage::kPrefill, error);
+    return again(Stage::kPrefill, error, now);
   }
   note_status(registry_, p_.instance(), answer->status, now);
   if (answer->status != 200) {
@@ -95,8 +113,10 @@ Step PullFlow::on_prefill(Result<UpstreamAnswer> answer, Time now) {
     }
     if (may_try_again(*answer) && prefill_attempts_ < limits_.attempts) {
       avoid_.push_back(p_.instance());
-      return again(Stage::kPrefill, {Code::kUnavailable, "prefill"});
+      return again(Stage::kPrefill, {Code::kUnavailable, "prefill"}, now);
     }
+    if (answer->status >= 500 && may_try_again(*answer))
+      return without_prefill(reply_of(*answer), "p_failed", now);
     return finish(reply_of(*answer), answer->status < 500 ? "refused" : "p_failed");
   }
   auto read = read_prefill_answer(std::move(answer->body));
@@ -104,8 +124,8 @@ Step PullFlow::on_prefill(Result<UpstreamAnswer> answer, Time now) {
     registry_.on_answer_failed(p_.instance(), now);
     avoid_.push_back(p_.instance());
     abort_at(p_.instance(), request_id_);
-    return again(Stage::kPrefill,
-                 named(registry_, p_.instance(), {Code::kUnavailable, read.error().message}));
+    return again(Stage::kPrefill, named(registry_, p_.instance(), {Code::kUnavailable, read.error().message}),
+                 now);
   }
   if (rendezvous_ && read->kv_transfer_params.empty() && keeps_kv(read->body))
     read->kv_transfer_params = rendezvous_->decode_params();
@@ -138,8 +158,29 @@ Step PullFlow::finish_with_prefill() {
 Step PullFlow::decode_alone(Time now) {
   p_.release();
   p_instance_.reset();
-  times_ = {};
+  times_ = {.placement = alone(kPrefillFailed, {}).placement};
   return begin_decode(now);
+}
+
+Step PullFlow::decode_alone(Placed placed, Time now) {
+  room_.leave();
+  p_.release();
+  p_instance_.reset();
+  held_.reset();
+  is_alone_ = learns_ = true;
+  times_ = {.placement = placed.placement};
+  stage_ = Stage::kDecode;
+  ++decode_attempts_;
+  begin_round();
+  return ask_decode(std::move(placed.d), now);
+}
+
+// No P has computed the prompt, as often as it was tried: a Baton D does. Where there is none, or none has
+// room, `reply` is the answer.
+Step PullFlow::without_prefill(Reply reply, std::string outcome, Time now) {
+  auto d = registry_.reserve_decode_alone(demand_, avoid_, now);
+  if (!d) return finish(std::move(reply), std::move(outcome));
+  return decode_alone(alone(kPrefillFailed, std::move(*d)), now);
 }
 
 Step PullFlow::begin_decode(Time now) {
@@ -153,7 +194,11 @@ Step PullFlow::begin_decode(Time now) {
     abandon_held();
     return finish_error(reserved.error(), "no_instance");
   }
-  d_ = std::move(*reserved);
+  return ask_decode(std::move(*reserved), now);
+}
+
+Step PullFlow::ask_decode(Reservation d, Time now) {
+  d_ = std::move(d);
   d_instance_ = d_.instance();
   times_.decode_asked = now;
   return AskDecode{d_.instance(), decode_body(client_, held_ ? held_->kv_transfer_params : std::string_view(),
@@ -185,6 +230,7 @@ Step PullFlow::on_decode_head() {
 
 Step PullFlow::on_decode_whole(Result<UpstreamAnswer> answer, Time now) {
   if (answer && answer->status == 200) {
+    if (learns_) learns_ = !note_own_prefill(registry_, d_, demand_, answer->body);
     auto body = whole_answer(client_, held_ ? &*held_ : nullptr, std::move(answer->body));
     if (body) {
       registry_.on_answered(d_.instance(), now);
@@ -204,12 +250,14 @@ Step PullFlow::on_decode_whole(Result<UpstreamAnswer> answer, Time now) {
     abandon_held();
     held_.reset();
     if (decode_attempts_ >= limits_.attempts) return finish_error(error, "d_failed");
-    return again(Stage::kPrefill, error);
+    return again(Stage::kPrefill, error, now);
   }
   note_status(registry_, d_.instance(), answer->status, now);
   if (may_try_again(*answer) && decode_attempts_ < limits_.attempts) {
     avoid_.push_back(d_.instance());
-    return again(Stage::kDecode, {Code::kUnavailable, "decode"});
+    const Error error =
+        named(registry_, d_.instance(), {Code::kUnavailable, fmt::format("it answers {}", answer->status)});
+    return again(is_alone_ ? Stage::kPrefill : Stage::kDecode, error, now);
   }
   abandon_held();
   return finish(reply_of(*answer), answer->status < 500 ? "refused" : "d_failed");
@@ -226,6 +274,7 @@ Step PullFlow::on_decode_empty(const Result<void>& end, Time now) {
 
 void PullFlow::on_event(std::string_view raw, std::string_view data, std::string& out) {
   if (p_) p_.release();  // D has the KV
+  if (learns_) learns_ = !note_own_prefill(registry_, d_, demand_, data);
   kv_taken_ = true;
   if (data == "[DONE]") {
     saw_done_ = true;

@@ -6,6 +6,9 @@
 // A request for which no instance has room waits in the registry's queue first; when the queue is full, and
 // when its wait is over, it is a 429 with Retry-After and nothing was spent on it.
 //
+// Where the prompt is computed is decided first (router/placement.h): a request whose D computes it goes
+// straight to AskDecode, and so does one for which no P is left, if there is a Baton D.
+//
 //   start ─► AskPrefill ─► on_prefill ─► AskDecode ─► on_decode_head ─► Relay ─► events ─► end
 //              │  failed: another P, after a pause                │  failed before the first byte: another D,
 //              ▼                                                  ▼  from a new prefill if the KV is lost
@@ -100,8 +103,12 @@ class PullFlow final : public FlowReport {
   Step wait_for_room(Time now, std::string why);
   Step begin_decode(Time now);
   Step decode_alone(Time now);
+  Step decode_alone(Placed placed, Time now);
+  Step without_prefill(Reply reply, std::string outcome, Time now);
+  Step ask_decode(Reservation d, Time now);
+  void begin_round();
   Step finish_with_prefill();
-  Step again(Stage stage, const Error& error);
+  Step again(Stage stage, const Error& error, Time now);
   Step finish(Reply reply, std::string outcome);
   Step finish_error(const Error& error, std::string outcome);
   void abandon_held();
@@ -119,6 +126,9 @@ class PullFlow final : public FlowReport {
 
   Stage stage_ = Stage::kPrefill;
   Stage after_pause_ = Stage::kPrefill;
+  int32_t rounds_ = 0;     // of everything: prefills, and D's that compute the prompt
+  bool is_alone_ = false;  // D computes the prompt in this round
+  bool learns_ = false;    // ... and has not said yet how long it is
   int32_t prefill_attempts_ = 0;
   int32_t decode_attempts_ = 0;
   uint32_t retries_ = 0;

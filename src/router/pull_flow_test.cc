@@ -97,8 +97,8 @@ TEST_F(PullFlowTest, FailuresOfPAreTriedOnAnotherPAsOftenAsAllowed) {
   as<Pause>(f.on_prefill(fail(Code::kUnavailable, "refused"), kNow));
   const Step second = f.on_pause_done(kNow);
   EXPECT_NE(as<AskPrefill>(second).instance, first);
-  const Step end = f.on_prefill(UpstreamAnswer{503, ""}, kNow);
-  EXPECT_EQ(as<Reply>(end).status, 503);
+  const Step end = f.on_prefill(UpstreamAnswer{429, ""}, kNow);
+  EXPECT_EQ(as<Reply>(end).status, 429);
   EXPECT_EQ(as<Reply>(end).retry_after, "1");
   EXPECT_EQ(f.retries(), 1U);
   expect_all_released();
@@ -434,7 +434,9 @@ TEST_F(PullFlowTest, OnlyWhatNoRequestCanBeToBlameForOpensABreaker) {
         as<AskPrefill>(f.start(kNow));
         const UpstreamAnswer failure{row.status, std::string(row.body)};
         if (at_d) f.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
-        as<Reply>(at_d ? f.on_decode_whole(failure, kNow) : f.on_prefill(failure, kNow));
+        if (at_d) as<Reply>(f.on_decode_whole(failure, kNow));
+        if (!at_d) f.on_prefill(failure, kNow);  // D may go on alone
+        f.on_client_gone();
       }
       const auto state = [&](InstanceId id) { return registry.find(id)->breaker.state(kNow); };
       EXPECT_EQ(state(at_d ? d : p), row.opens ? Breaker::State::kOpen : Breaker::State::kClosed)

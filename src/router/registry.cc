@@ -6,7 +6,6 @@
 #include <tuple>
 #include <utility>
 
-#include "base/check.h"
 
 namespace baton::router {
 namespace {
@@ -16,6 +15,9 @@ constexpr double kTransferWeight = 0.25;        // a token handed over, against 
 constexpr double kAnswerTokensGuess = 256;      // of an answer whose limit is above, or not named
 constexpr double kNews = 0.2;                   // weight of the last answer in what is learned from answers
 constexpr double kCachedTokensWorthAWord = 64;  // less says nothing: caches keep whole blocks
+
+// Whether a D computes prompts that come without KV.
+bool prefills_alone(const Instance& d) { return d.identity && d.identity->role != api::Role::kPrefill; }
 
 double priority(const Instance& instance) {
   return instance.side == Side::kPrefill ? instance.active_tokens + kKvWeight * instance.active_kv
@@ -32,52 +34,10 @@ std::string Instance::address() const {
                                              : fmt::format("[{}]:{}", host, port);
 }
 
-Reservation& Reservation::operator=(Reservation&& other) noexcept {
-  if (this == &other) return *this;
-  release();
-  registry_ = std::exchange(other.registry_, nullptr);
-  instance_ = other.instance_;
-  tokens_ = std::exchange(other.tokens_, 0);
-  kv_ = std::exchange(other.kv_, 0);
-  expected_cached_ = other.expected_cached_;
-  is_trial_ = std::exchange(other.is_trial_, false);
-  promise_ = std::exchange(other.promise_, std::nullopt);
-  return *this;
-}
-
-void Reservation::release_tokens() {
-  if (registry_ == nullptr) return;
-  if (Instance* instance = registry_->get(instance_)) instance->active_tokens -= tokens_;
-  tokens_ = 0;
-}
-
-void Reservation::release_promise() {
-  if (registry_ == nullptr || !promise_) return;
-  --registry_->promised_[static_cast<size_t>(*std::exchange(promise_, std::nullopt))];
-}
-
-void Reservation::release() {
-  if (registry_ == nullptr) return;
-  release_promise();
-  Registry* registry = std::exchange(registry_, nullptr);
-  Instance* instance = registry->get(instance_);
-  CHECK(instance != nullptr, "instance {} left with a request in flight", static_cast<uint32_t>(instance_));
-  instance->active_tokens -= tokens_;
-  instance->active_kv -= kv_;
-  --instance->in_flight;
-  if (instance->in_flight == 0) instance->active_tokens = instance->active_kv = 0;  // no drift of roundings
-  if (std::exchange(is_trial_, false)) instance->breaker.on_trial_left();
-  registry->drop_if_drained(instance_);
-  registry->queue_.on_room();
-}
-
-Registry::Registry(RegistryOptions options) : options_(options), queue_(options.waiting_max) {
-  if (options.policy == Policy::kPrefix) prefixes_.emplace(options.prefix_entries_max);
-}
+Registry::Registry(RegistryOptions options) : options_(options), queue_(options.waiting_max) {}
 
 Demand Registry::demand_of(const ClientBody& client) const {
   Demand demand{.body_bytes = client.bytes};
-  if (options_.policy == Policy::kTutorial) return demand;
   const std::string_view prompt =
       client.members.find(client.route == Route::kChat ? "messages" : "prompt").value_or("");
   const bool are_ids = client.route == Route::kCompletions && prompt.starts_with('[');
@@ -85,14 +45,14 @@ Demand Registry::demand_of(const ClientBody& client) const {
                                  : static_cast<double>(prompt.size()) / bytes_per_token_;
   demand.answer_tokens =
       std::min<double>(client.max_tokens.value_or(INT32_MAX), kAnswerTokensGuess) * client.choices;
-  if (options_.policy == Policy::kPrefix) demand.chain = prefix_chain(client);
+  if (options_.policy == Policy::kPrefix || weighs()) demand.chain = prefix_chain(client);
   return demand;
 }
 
 void Registry::on_prefilled(const Reservation& p, Demand& demand, int64_t prompt_tokens,
                             std::optional<int64_t> cached_tokens) {
   Instance* instance = get(p.instance());
-  if (instance == nullptr || prompt_tokens <= 0 || options_.policy == Policy::kTutorial) return;
+  if (instance == nullptr || prompt_tokens <= 0) return;
   const double tokens = static_cast<double>(prompt_tokens);
   const double shown = demand.prompt_tokens * bytes_per_token_ / tokens;
   bytes_per_token_ = std::clamp((1 - kNews) * bytes_per_token_ + kNews * shown, 1.0, 16.0);
@@ -130,6 +90,7 @@ bool Registry::remove(Side side, std::string_view host, uint16_t port) {
     if (instance->side != side || instance->host != host || instance->port != port) continue;
     instance->is_draining = true;
     drop_if_drained(instance->id);
+    queue_.on_room();  // as when one goes down
     return true;
   }
   return false;
@@ -202,9 +163,20 @@ void Registry::on_answered(InstanceId id, Time now) {
 void Registry::on_probe_failed(InstanceId id, std::string reason, Time now) {
   Instance* instance = get(id);
   if (instance == nullptr) return;
-  if (instance->health != Health::kDown) instance->since = now;
+  const bool was_down = instance->health == Health::kDown;
+  if (!was_down) instance->since = now;
   instance->health = Health::kDown;
   instance->reason = std::move(reason);
+  // Who waits for room there is told at once if nobody else is left.
+  if (!was_down) queue_.on_room();
+}
+
+void Registry::on_probe_took(InstanceId id, Duration took) {
+  Instance* instance = get(id);
+  if (instance == nullptr) return;
+  // The shortest counts, others were held up; a way that became longer is believed little by little.
+  const bool is_news = instance->exchange == Duration{0} || took < instance->exchange;
+  instance->exchange = is_news ? took : instance->exchange + (took - instance->exchange) / 16;
 }
 
 void Registry::on_request_failed(InstanceId id, std::string reason, Time now) {
@@ -221,16 +193,6 @@ bool Registry::fits(const Instance& p, const Instance& d) const { return why_unf
 bool Registry::fits(const Instance& candidate, const Instance& other, Side side) const {
   return side == Side::kPrefill ? fits(candidate, other) : fits(other, candidate);
 }
-
-struct Registry::Wanted {
-  Side side = Side::kPrefill;
-  const Demand& demand;
-  const std::vector<InstanceId>& avoid;
-  std::optional<InstanceId> partner = {};
-  std::optional<Time> now = {};  // nothing: whatever breakers say
-  bool needs_partner = false;
-  bool needs_room = false;
-};
 
 bool Registry::takes(const Instance& instance, std::optional<Time> now) const {
   return instance.health == Health::kUp && !instance.is_draining && (!now || instance.breaker.allows(*now));
@@ -261,15 +223,25 @@ double Registry::load_added(const Instance& instance, const Demand& demand, doub
   const bool prefills = instance.side == Side::kPrefill;
   if (options_.policy == Policy::kTutorial)
     return prefills ? prefill_score(demand.body_bytes) : decode_score(demand.body_bytes);
+  if (options_.policy == Policy::kLeastTokens) cached = 0;
   if (prefills) return std::max(demand.prompt_tokens - instance.trust * cached, 1.0);
   return demand.prompt_tokens + demand.answer_tokens;
 }
 
-Registry::Best Registry::best(const Wanted& wanted) const {
+// Of one request the table is asked once, until somebody is chosen.
+void Registry::look_up(const Demand& demand) const {
+  const PrefixCut whole = demand.chain.empty() ? PrefixCut{} : demand.chain.back();
+  if (looked_up_ == whole) return;
   matches_.clear();
-  if (prefixes_) prefixes_->match(wanted.demand.chain, matches_);
-  const double whole =
-      wanted.demand.chain.empty() ? 1 : static_cast<double>(wanted.demand.chain.back().bytes);
+  if (prefixes_) prefixes_->match(demand.chain, matches_);
+  looked_up_ = whole;
+}
+
+Registry::Best Registry::best(const Wanted& wanted) const {
+  look_up(wanted.demand);
+  double whole = wanted.demand.chain.empty() ? 1 : static_cast<double>(wanted.demand.chain.back().bytes);
+  if (wanted.demand.chain.size() == kPrefixCutsMax)  // nobody knows of what lies behind
+    whole = std::max(whole, static_cast<double>(wanted.demand.body_bytes));
   const auto cached_at = [&](const Instance& instance) {
     const auto match = std::ranges::find(matches_, instance.cache, &PrefixTable::Match::cache);
     if (match == matches_.end()) return 0.0;
@@ -282,12 +254,15 @@ Registry::Best Registry::best(const Wanted& wanted) const {
   for (const auto& candidate : instances_) {
     if (candidate->side != wanted.side || !takes(*candidate, wanted.now)) continue;
     if (wanted.needs_room && !has_room(*candidate)) continue;
+    if (wanted.is_alone && !prefills_alone(*candidate)) continue;
     if (partner != nullptr && !fits(*candidate, *partner, wanted.side)) continue;
     if (wanted.needs_partner && !has_partner(*candidate)) continue;
     const double cached = cached_at(*candidate);
     double cost = priority(*candidate);
-    if (options_.policy == Policy::kPrefix) {
-      const double missing = wanted.demand.prompt_tokens - candidate->trust * cached;
+    const double missing = wanted.demand.prompt_tokens - candidate->trust * cached;
+    if (wanted.is_alone) {
+      cost += options_.policy == Policy::kTutorial ? bytes_per_token_ * missing : missing;  // the load's unit
+    } else if (options_.policy == Policy::kPrefix) {
       cost += wanted.side == Side::kPrefill ? missing : kTransferWeight * missing;
     }
     const bool avoided = std::ranges::find(wanted.avoid, candidate->id) != wanted.avoid.end();
@@ -365,7 +340,11 @@ Reservation Registry::take(Instance& instance, const Demand& demand, double cach
   ++instance.in_flight;
   ++instance.requests;
   instance.chosen_at = ++choices_;
-  if (prefixes_) prefixes_->record(demand.chain, instance.cache);
+  if (!demand.chain.empty()) {
+    if (!prefixes_) prefixes_.emplace(options_.prefix_entries_max);
+    prefixes_->record(demand.chain, instance.cache);
+    looked_up_.reset();
+  }
   Reservation reservation;
   reservation.registry_ = this;
   reservation.instance_ = instance.id;
@@ -393,10 +372,14 @@ Result<Reservation> Registry::reserve_first(Side side, const Demand& demand,
   }
   const Best full = best({.side = side, .demand = demand, .avoid = avoid, .now = now, .needs_partner = true});
   if (full.instance == nullptr) return fail(Code::kUnavailable, why_none(side, std::nullopt, now));
-  return fail(Code::kExhausted,
-              fmt::format("every {} instance that can take the request has {} in flight, the most that "
-                          "--max-in-flight-per-instance allows",
-                          side_name(chosen.instance == nullptr ? side : other), options_.in_flight_max));
+  return fail(Code::kExhausted, why_full(chosen.instance == nullptr ? side : other));
+}
+
+std::string Registry::why_full(Side side) const {
+  return fmt::format(
+      "every {} instance that can take the request has {} in flight, the most that "
+      "--max-in-flight-per-instance allows",
+      side_name(side), options_.in_flight_max);
 }
 
 Result<Reservation> Registry::reserve_prefill(const Demand& demand, const std::vector<InstanceId>& avoid,
@@ -448,12 +431,6 @@ Result<api::HandoverOrder> Registry::order() const {
                                         why_none(Side::kPrefill, std::nullopt, std::nullopt));
   }
   return order_of(*speaker);
-}
-
-Result<void> Registry::ready(Time now) const {
-  if (best({.demand = {}, .avoid = {}, .now = now, .needs_partner = true}).instance == nullptr)
-    return fail(Code::kUnavailable, why_none(Side::kPrefill, std::nullopt, now));
-  return {};
 }
 
 const Instance* Registry::partner_of(InstanceId p) const {

@@ -36,6 +36,7 @@
 #include "base/result.h"
 #include "router/bodies.h"
 #include "router/breaker.h"
+#include "router/placement.h"
 #include "router/prefix_table.h"
 #include "router/rendezvous.h"
 #include "router/wait_queue.h"
@@ -74,6 +75,7 @@ struct RegistryOptions {
   uint32_t in_flight_max = 0;  // requests of one instance; 0: no bound
   size_t waiting_max = 1024;   // of the queue
   size_t prefix_entries_max = kPrefixEntriesMax;
+  LocalPrefill local_prefill = LocalPrefill::kAuto;
 };
 
 // What one request asks of an instance.
@@ -81,7 +83,7 @@ struct Demand {
   size_t body_bytes = 0;
   double prompt_tokens = 0;           // a guess, until P has counted
   double answer_tokens = 0;           // a guess
-  std::vector<PrefixCut> chain = {};  // policy prefix alone
+  std::vector<PrefixCut> chain = {};  // policy prefix, or where a hand-over is weighed (router/placement.h)
 };
 
 struct Instance {
@@ -108,7 +110,9 @@ struct Instance {
   double trust = 1;          // in what the prefix table says of it, [0, 1]
 
   double active_tokens = 0;
-  double active_kv = 0;  // P only: prefills whose KV is not taken yet
+  double active_kv = 0;    // P only: prefills whose KV is not taken yet
+  double own_prefill = 0;  // D only: tokens of prompts that it computes itself and has not answered yet
+  Duration exchange{0};    // that asks nothing of it: what a probe takes; zero before the first
   uint32_t in_flight = 0;
   uint64_t requests = 0;
   uint64_t failures = 0;
@@ -133,6 +137,7 @@ class Reservation {
 
   void release_tokens();   // P answered
   void release_promise();  // of a place at an instance of the other side: it is being taken now
+  void release_prefill();  // D, which computes the prompt itself, has begun to answer
   void release();          // everything that is left
 
  private:
@@ -141,10 +146,21 @@ class Reservation {
   InstanceId instance_{};
   double tokens_ = 0;
   double kv_ = 0;
-  double expected_cached_ = 0;   // tokens of the prompt, before trust
+  double expected_cached_ = 0;  // tokens of the prompt, before trust
+  double own_prefill_ = 0;
   bool is_trial_ = false;        // of a half-open breaker
   std::optional<Side> promise_;  // of a place there
 };
+
+// Where a prompt is computed, and the D that does it, if one does.
+struct Placed {
+  api::Placement placement;
+  Reservation d;
+};
+
+inline Placed alone(std::string_view reason, Reservation d) {
+  return {{.on = api::kAtDecode, .reason = reason}, std::move(d)};
+}
 
 struct RefusedPair {
   std::string prefill;
@@ -158,8 +174,8 @@ class Registry {
 
   // What a request will ask.
   Demand demand_of(const ClientBody& client) const;
-  // P has answered: its counts make guesses better, `demand`'s too. `cached_tokens`: nothing if it did not
-  // say.
+  // P, or D that computed the prompt itself, has answered: its counts make guesses better, `demand`'s too.
+  // `cached_tokens`: nothing if it did not say.
   void on_prefilled(const Reservation& p, Demand& demand, int64_t prompt_tokens,
                     std::optional<int64_t> cached_tokens);
 
@@ -187,6 +203,8 @@ class Registry {
   void on_probe_ok(InstanceId id, std::optional<api::InstanceIdentity> identity, Time now,
                    std::string notice = {});
   void on_probe_failed(InstanceId id, std::string reason, Time now);
+  // How long its answer to a probe took.
+  void on_probe_took(InstanceId id, Duration took);
   // A request's own experience: a transport failure takes the instance out until a probe brings it back.
   void on_request_failed(InstanceId id, std::string reason, Time now);
   void on_forced_tool_failed(InstanceId id);
@@ -213,13 +231,23 @@ class Registry {
   Result<Reservation> reserve_prefill_for(const Demand& demand, InstanceId d,
                                           const std::vector<InstanceId>& avoid, Time now);
 
+  // Where the prompt of a request is to be computed, by --local-prefill. With `always` the errors are those
+  // of reserve_decode_alone.
+  Result<Placed> place_prefill(const Demand& demand, const std::vector<InstanceId>& avoid, Time now);
+  // The best Baton decode instance, for a request whose prompt nobody else computes; it needs no partner.
+  // kExhausted: some could, but none has room.
+  Result<Reservation> reserve_decode_alone(const Demand& demand, const std::vector<InstanceId>& avoid,
+                                           Time now);
+  // Whether some prefill instance takes requests, or may before its first probe has ended.
+  bool may_prefill(Time now) const;
+
   // The order in which requests go: the operator's word, else what the instances that are up say of
   // themselves (one that is no Baton instance counts as pull). kUnavailable while nobody says, or when two
   // say different things, which it names.
   void ask_order(std::optional<api::HandoverOrder> order) { asked_order_ = order; }
   Result<api::HandoverOrder> order() const;
 
-  // Whether some prefill instance could take a request now; the same error. Reserves nothing.
+  // Whether some instance could take a request now; the error of reserve_prefill. Reserves nothing.
   Result<void> ready(Time now) const;
   // The decode instance that reserve_decode would choose for `p`; nullptr if there is none. Reserves nothing.
   const Instance* partner_of(InstanceId p) const;
@@ -239,11 +267,21 @@ class Registry {
   Instance* get(InstanceId id);
   Reservation take(Instance& instance, const Demand& demand, double cached, Time now);
   bool fits(const Instance& p, const Instance& d) const;
-  struct Wanted;
+  struct Wanted {
+    Side side = Side::kPrefill;
+    const Demand& demand;
+    const std::vector<InstanceId>& avoid;
+    std::optional<InstanceId> partner = {};
+    std::optional<Time> now = {};  // nothing: whatever breakers say
+    bool needs_partner = false;
+    bool needs_room = false;
+    bool is_alone = false;  // D computes the prompt: a Baton instance, and what it lacks counts in full
+  };
   struct Best {
     Instance* instance = nullptr;
     double cached = 0;  // tokens that it probably has, before trust
   };
+  void look_up(const Demand& demand) const;
   Best best(const Wanted& wanted) const;
   bool takes(const Instance& instance, std::optional<Time> now) const;
   bool has_room(const Instance& instance) const;
@@ -253,6 +291,9 @@ class Registry {
   double load_added(const Instance& instance, const Demand& demand, double cached) const;
   Result<Reservation> reserve_first(Side side, const Demand& demand, const std::vector<InstanceId>& avoid,
                                     Time now);
+  Reservation take_alone(const Best& chosen, const Demand& demand, Time now);
+  bool weighs() const;
+  std::string why_full(Side side) const;
   std::string why_none(Side side, std::optional<InstanceId> partner, std::optional<Time> now) const;
   std::string why_unfit(const Instance& p, const Instance& d) const;        // empty if p can hand over to d
   std::string why_not(const Instance& one, const Instance& partner) const;  // the partner's health too
@@ -261,8 +302,9 @@ class Registry {
 
   RegistryOptions options_;
   WaitQueue queue_;
-  std::optional<PrefixTable> prefixes_;              // policy prefix alone
+  std::optional<PrefixTable> prefixes_;              // from the first chain on
   mutable std::vector<PrefixTable::Match> matches_;  // of the last look; kept for its memory
+  mutable std::optional<PrefixCut> looked_up_;       // its last link
   CacheId last_cache_ = kNoCache;
   double bytes_per_token_ = 4;
   // Places at the instances of a side, to requests that are with an instance of the other.

@@ -22,6 +22,7 @@ std::optional<api::Timings> parsed(std::string_view text) {
 
 class Composer {
  public:
+  explicit Composer(const std::optional<api::Placement>& placement) { out_.placement = placement; }
   void add(std::string_view at, std::string_view phase, Duration took) {
     if (took > Duration{0}) out_.parts.push_back({std::string(at), std::string(phase), took});
   }
@@ -84,7 +85,7 @@ void add_layerwise(Composer& composer, const FlowTimes& times, const std::option
 
 api::Timings whole_timings(Time arrived, const FlowTimes& times, const std::optional<api::Timings>& d,
                            Time end) {
-  Composer composer;
+  Composer composer(times.placement);
   Time at = arrived;
   const auto route_until = [&](Time until) {
     until = std::clamp(until, at, std::max(at, end));

@@ -26,6 +26,7 @@ struct FlowTimes {
   std::optional<Time> prefill_answered = {};
   std::optional<Time> decode_asked = {};
   std::string prefill_timings = {};
+  std::optional<api::Placement> placement = {};  // of the prompt
 };
 
 // `d`: what D says; nothing if it says nothing. The parts add up to end - arrived.
