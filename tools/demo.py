@@ -160,7 +160,8 @@ class Demo:
             wait_ready(process, port, "/health")
         proxy = self.start("proxy", ["proxy", "--host", "127.0.0.1", "--port", str(base),
                                      "--prefiller-hosts", *["127.0.0.1"] * 2, "--prefiller-ports", *map(str, prefill.values()),
-                                     "--decoder-hosts", *["127.0.0.1"] * 2, "--decoder-ports", *map(str, decode.values())])
+                                     "--decoder-hosts", *["127.0.0.1"] * 2, "--decoder-ports", *map(str, decode.values()),
+                                     "--local-prefill", "never"])  # questions this short would be answered without a hand-over
         wait_ready(proxy, base, "/v1/models")
         print(f"2 prefill, 2 decode instances and the proxy are up after {time.monotonic() - started:.1f} s (logs in {self.folder})\n")
         names = {f"127.0.0.1:{port}": name for name, port in {**prefill, **decode}.items()}

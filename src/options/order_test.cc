@@ -21,6 +21,15 @@ TEST(ProxyOrder, IsAutoUnlessGiven) {
   }
 }
 
+TEST(ProxyLocalPrefill, IsAutoUnlessGiven) {
+  EXPECT_EQ(proxy({})->local_prefill, ProxyLocalPrefill::kAuto);
+  EXPECT_EQ(proxy({"--local-prefill", "auto"})->local_prefill, ProxyLocalPrefill::kAuto);
+  EXPECT_EQ(proxy({"--local-prefill", "never"})->local_prefill, ProxyLocalPrefill::kNever);
+  EXPECT_EQ(proxy({"--local-prefill", "always"})->local_prefill, ProxyLocalPrefill::kAlways);
+  EXPECT_EQ(proxy({"--local-prefill", "maybe"}).error().message,
+            "--local-prefill: maybe, expected one of auto, never, always");
+}
+
 TEST(ProxyOrder, AnAdvertisedHostCanBeDialled) {
   for (const char* host : {"10.0.0.1", "fd00::1", "proxy.example"}) {
     const auto options = proxy({"--host", "0.0.0.0", "--advertise-host", host});

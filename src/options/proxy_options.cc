@@ -217,6 +217,9 @@ class Binder {
     const std::string policy = given_.text("--policy").value_or("tutorial");
     if (policy == "least-tokens") options_.policy = ProxyPolicy::kLeastTokens;
     if (policy == "prefix") options_.policy = ProxyPolicy::kPrefix;
+    const std::string local_prefill = given_.text("--local-prefill").value_or("auto");
+    if (local_prefill == "never") options_.local_prefill = ProxyLocalPrefill::kNever;
+    if (local_prefill == "always") options_.local_prefill = ProxyLocalPrefill::kAlways;
     TRY_DO(integer("--max-in-flight-per-instance", 0, kRequestsMax, options_.max_in_flight_per_instance));
     TRY_DO(seconds("--queue-timeout", 0, options_.queue_timeout));
     TRY_DO(integer("--max-retries", 0, 100, options_.attempts));

@@ -38,6 +38,7 @@ enum class ProxyOrder {
   kPull,
   kLayerwise,
 };
+enum class ProxyLocalPrefill { kAuto, kNever, kAlways };      // router/placement.h
 enum class ProxyPolicy { kTutorial, kLeastTokens, kPrefix };  // router/registry.h
 
 struct ProxyOptions {
@@ -59,6 +60,7 @@ struct ProxyOptions {
   int32_t workers = 1;  // one process serves all; more are accepted with a notice
 
   ProxyPolicy policy = ProxyPolicy::kTutorial;
+  ProxyLocalPrefill local_prefill = ProxyLocalPrefill::kAuto;
   std::vector<std::string> api_keys;  // asked of clients; empty: open
   std::string backend_api_key;  // OPENAI_API_KEY: sent to instances; empty: the client's own is forwarded
   std::string admin_key;        // empty: admin routes take loopback only

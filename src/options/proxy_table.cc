@@ -148,6 +148,14 @@ constexpr auto kFlags = std::to_array<Flag>({
      .help = "How instances are chosen: by the tutorial's scores, by tokens in flight, or by those and by "
              "what their "
              "prefix caches hold."},
+    {.name = "--local-prefill",
+     .kind = Kind::kChoice,
+     .default_text = "auto",
+     .values = "auto|never|always",
+     .group = kFlow,
+     .help =
+         "Whether D computes a prompt itself: where a hand-over costs more than it saves (auto), only where "
+         "no P is left (never), or each (always)."},
     {.name = "--max-in-flight-per-instance",
      .kind = Kind::kInteger,
      .default_text = "512",

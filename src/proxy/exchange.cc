@@ -36,6 +36,7 @@ PullExchange::~PullExchange() {
   tell_instances();
   hub_.watches.erase(watch_.get());
   hub_.metrics.retries += flow_.retries();
+  hub_.count(flow_.times());
 }
 
 http::Awaitable<void> PullExchange::run() {

@@ -7,6 +7,10 @@ namespace baton::proxy {
 router::RegistryOptions registry_options(const options::ProxyOptions& options) {
   router::RegistryOptions out{.in_flight_max = static_cast<uint32_t>(options.max_in_flight_per_instance),
                               .waiting_max = static_cast<size_t>(options.max_waiting)};
+  if (options.local_prefill == options::ProxyLocalPrefill::kNever)
+    out.local_prefill = router::LocalPrefill::kNever;
+  if (options.local_prefill == options::ProxyLocalPrefill::kAlways)
+    out.local_prefill = router::LocalPrefill::kAlways;
   if (options.policy == options::ProxyPolicy::kLeastTokens) out.policy = router::Policy::kLeastTokens;
   if (options.policy == options::ProxyPolicy::kPrefix) out.policy = router::Policy::kPrefix;
   return out;
@@ -38,6 +42,11 @@ std::string Hub::metaserver_url(const router::Instance& d) const {
     if (host.empty()) host = net::advertise_host().value_or("127.0.0.1");
   }
   return "http://" + net::to_string(net::Address{host, port}) + "/v1/metaserver";
+}
+
+void Hub::count(const router::FlowTimes& times) {
+  if (!times.placement || (!times.prefill_asked && !times.decode_asked)) return;
+  ++metrics.prefills[{std::string(times.placement->on), std::string(times.placement->reason)}];
 }
 
 void Hub::wake_watchers(router::InstanceId instance) {

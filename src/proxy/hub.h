@@ -15,6 +15,7 @@
 #include "http/wake.h"
 #include "options/proxy_options.h"
 #include "router/registry.h"
+#include "router/timings.h"
 #include "traces/exporter.h"
 
 namespace baton::proxy {
@@ -60,6 +61,8 @@ struct Hub {
   // Where `d` reaches the metaserver: --advertise-host, else --host unless it is a wildcard, else the address
   // of this machine that faces `d`.
   std::string metaserver_url(const router::Instance& d) const;
+  // A flow is over: where its prompt was computed.
+  void count(const router::FlowTimes& times);
   // Wakes whoever waits for an instance that just went down.
   void wake_watchers(router::InstanceId instance);
   // A request has failed there: it is asked at once whether it is up, not at the next interval.

@@ -45,6 +45,7 @@ LayerwiseExchange::~LayerwiseExchange() {
   tell_instances();
   hub_.watches.erase(&watch_);
   hub_.metrics.retries += flow_.retries();
+  hub_.count(flow_.times());
 }
 
 void LayerwiseExchange::tell_instances() {

@@ -103,7 +103,9 @@ http::Awaitable<void> probe(Hub& hub, router::InstanceId id) {
                                 .body = {},
                                 .head_timeout = kProbeTimeout,
                                 .idle_timeout = kProbeTimeout};
+    const Time asked = hub.loop.now();
     const auto answer = co_await hub.client.request(std::move(request));
+    if (answer) hub.registry.on_probe_took(id, hub.loop.now() - asked);
     if (!answer && answer.error().code == Code::kCancelled) co_return;  // the hub is going
     note(hub, id, co_await checked(hub, id, answer));
     instance = hub.registry.find(id);

@@ -182,9 +182,10 @@ TEST_F(SessionTest, StatusesAreTheInstancesOwn) {
   const std::vector<Row> rows = {
       {{{.status = 400, .pieces = {no}}}, {}, "400", no},
       {{{.status = 429, .pieces = {no}, .retry_after = "7"}}, {}, "429", "Retry-After: 7"},
-      {{{.status = 503, .pieces = {"busy"}}}, {}, "503", "Retry-After: 1"},
-      {{{.pieces = {"garbage"}}}, {}, "503", "not a JSON object"},
-      {{kCut}, {}, "503", "prefill instance"},
+      // D is asked to do P's work, and fails too.
+      {{{.status = 503, .pieces = {"busy"}}}, {{.status = 503, .pieces = {"D too"}}}, "503", "D too"},
+      {{{.pieces = {"garbage"}}}, {{.status = 503, .pieces = {"D too"}}}, "503", "D too"},
+      {{kCut}, {{.status = 503, .pieces = {"D too"}}}, "503", "Retry-After: 1"},
       {{kPrefilled}, {{.status = 400, .pieces = {no}}}, "400", no},
       {{kPrefilled}, {{.status = 429, .pieces = {no}, .retry_after = "9"}}, "429", "Retry-After: 9"},
       {{kPrefilled}, {{.pieces = {""}}}, "502", "0 bytes is not a JSON object"},
@@ -534,7 +535,8 @@ TEST_F(SessionTest, APWhoseKvDDidNotFetchIsTold) {
 TEST_F(SessionTest, AnInstanceWhoseRequestFailedIsProbedAtOnce) {
   start(options_with(&options::ProxyOptions::attempts, 1));
   p1_.script({kCut});
-  EXPECT_EQ(status_of(proxy_->post("{}")), "503");
+  d1_.script({{.status = 400, .pieces = {"{}"}}});
+  EXPECT_EQ(status_of(proxy_->post("{}")), "400");
   EXPECT_TRUE(proxy_->becomes([](const Hub& hub) {
     return std::ranges::all_of(hub.registry.instances(),
                                [](const auto& i) { return i->health == router::Health::kUp; });
@@ -579,7 +581,7 @@ TEST_F(SessionTest, HealthSaysWhoIsDownAndReservesNothing) {
     for (const auto& instance : hub.registry.instances()) EXPECT_EQ(instance->requests, 0U);
     return 0;
   });
-  for (FakeInstance* p : {&p1_, &p2_}) p->set_models_status(500);
+  for (FakeInstance* d : {&d1_, &d2_}) d->set_models_status(500);
   proxy_->on_hub([](Hub& hub) {
     for (const auto& instance : hub.registry.instances()) hub.probe_now(instance->id);
     return 0;

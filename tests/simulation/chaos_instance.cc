@@ -64,7 +64,8 @@ void Instance::start() {
                        .max_model_len = kMaxModelLen,
                        .tensor_parallel_size = 1,
                        .kv_port = port(),
-                       .order = options_.order};
+                       .order = options_.order,
+                       .speeds = options_.speeds};
 }
 
 void Instance::kill(Time now) {

@@ -29,6 +29,7 @@ struct InstanceOptions {
   uint32_t block_tokens = 16;
   uint32_t arena_blocks = 32;
   uint32_t interrupt_percent = 0;  // passes that are ended early
+  api::Speeds speeds;              // that it says, whatever it is
   engine::EngineConfig engine;
 };
 

@@ -79,6 +79,10 @@ void Proxy::clean_up(Flight& flight, Time now) {
 void Proxy::end(uint64_t id, Received received, Time now) {
   Flight& flight = flights_.at(id);
   clean_up(flight, now);
+  tell_flow(flight, [this](auto& flow) {
+    const auto& placed = flow.times().placement;
+    alone += placed && placed->on == api::kAtDecode ? 1 : 0;
+  });
   close(flight.call, now);
   close(flight.p_call, now);
   received.is_over = true;
@@ -374,7 +378,8 @@ std::string Proxy::find_leak() const {
   if (!flights_.empty()) return fmt::format("proxy {}: {} requests have not ended", index_, flights_.size());
   if (!registry_->queue().empty()) return fmt::format("proxy {}: places in the queue are left", index_);
   for (const auto& instance : registry_->instances()) {
-    if (instance->in_flight != 0 || instance->active_tokens != 0 || instance->active_kv != 0)
+    if (instance->in_flight != 0 || instance->active_tokens != 0 || instance->active_kv != 0 ||
+        instance->own_prefill != 0)
       return fmt::format("proxy {}: a reservation of {} is left", index_, instance->address());
   }
   return {};

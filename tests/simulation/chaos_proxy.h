@@ -66,6 +66,8 @@ class Proxy {
   size_t in_flight() const { return flights_.size(); }
   std::string find_leak() const;  // empty: none
 
+  uint64_t alone = 0;  // requests whose prompt was left to D
+
  private:
   // A step of either flow's D.
   using AnyStep = std::variant<router::AskPrefill, router::AskDecode, router::Pause, router::Reply,

@@ -59,6 +59,8 @@ class Run {
 
   void build(std::vector<std::unique_ptr<serve::ServedModel>>& doors);
   InstanceOptions instance_options(size_t index, uint32_t block_tokens);
+  api::Speeds some_speeds();
+  router::LocalPrefill some_local_prefill();
   void at(Time when, What what, size_t a = 0, size_t b = 0) { events_.emplace(when, Event{what, a, b}); }
   void happen(const Event& event);
   void arrive();
@@ -99,6 +101,20 @@ Run::Run(const RunOptions& options, const Questions& questions,
   build(doors);
 }
 
+// So that prompts of a few dozen tokens are computed here and there.
+api::Speeds Run::some_speeds() {
+  return {.prefill_step = draw_ms(0, 5),
+          .prefill_tokens_per_s = static_cast<double>(500 + draw(2000)),
+          .handover = draw_ms(0, 60),
+          .handover_bytes_per_s = 1e6,
+          .kv_bytes_per_token = 32};
+}
+
+router::LocalPrefill Run::some_local_prefill() {
+  if (chance(50)) return router::LocalPrefill::kNever;
+  return chance(60) ? router::LocalPrefill::kAuto : router::LocalPrefill::kAlways;
+}
+
 InstanceOptions Run::instance_options(size_t index, uint32_t block_tokens) {
   InstanceOptions options{.index = index,
                           .role = index < 2 ? api::Role::kPrefill : api::Role::kDecode,
@@ -107,6 +123,7 @@ InstanceOptions Run::instance_options(size_t index, uint32_t block_tokens) {
                           .block_tokens = block_tokens,
                           .arena_blocks = static_cast<uint32_t>(16 + draw(32)) * 16 / block_tokens,
                           .interrupt_percent = static_cast<uint32_t>(draw(8)),
+                          .speeds = some_speeds(),
                           .engine = {}};
   engine::EngineConfig& engine = options.engine;
   engine.limits.seqs_max = static_cast<uint32_t>(3 + draw(8));
@@ -134,7 +151,8 @@ void Run::build(std::vector<std::unique_ptr<serve::ServedModel>>& doors) {
   const ProxyOptions proxy{.order = order_of(options_.seed),
                            .registry = {.policy = static_cast<router::Policy>(draw(3)),
                                         .in_flight_max = static_cast<uint32_t>(chance(30) ? 4 + draw(8) : 0),
-                                        .waiting_max = 64},
+                                        .waiting_max = 64,
+                                        .local_prefill = some_local_prefill()},
                            .limits = {.queue_timeout = std::chrono::seconds(3)}};
   std::vector<Backend> backends;
   for (const auto& instance : instances_)
@@ -387,6 +405,7 @@ Report Run::go() {
     if (clients_.size() == options_.requests && now_ - std::max(last_fault_, begun) > kQuietMax) break;
   }
   if (report_.violation.empty()) check_end();
+  for (const auto& proxy : proxies_) report_.alone += proxy->alone;
   report_.requests = clients_.size();
   report_.simulated = now_ - begun;
   for (const auto& instance : instances_) {
@@ -430,6 +449,7 @@ void Report::add(const Report& other) {
   left += other.left;
   landed += other.landed;
   recomputed += other.recomputed;
+  alone += other.alone;
   faults += other.faults;
   steps += other.steps;
   digest = (digest ^ other.digest) * 31;

@@ -38,6 +38,7 @@ struct Report {
   uint64_t left = 0;      // the client left first
   uint64_t landed = 0;    // hand-overs
   uint64_t recomputed = 0;
+  uint64_t alone = 0;  // prompts that a proxy left to D
   uint64_t faults = 0;
   uint64_t steps = 0;   // of engines
   uint64_t digest = 0;  // of all that happened

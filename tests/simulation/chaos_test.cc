@@ -25,6 +25,7 @@ TEST(Chaos, KeepsEveryPromiseWhateverHappens) {
   EXPECT_GT(all.answered, all.requests / 2) << "hardly anything is answered: the runs show nothing";
   EXPECT_GT(all.landed, all.requests / 4);
   EXPECT_GT(all.recomputed, 0U);
+  EXPECT_GT(all.alone, all.requests / 10);
   EXPECT_GT(all.faults, 50U);
 }
 

@@ -166,7 +166,9 @@ class Cluster(contextlib.AbstractContextManager):
         if "--prefill" not in extra:  # else it names its instances itself
             arguments += ["--prefiller-hosts", *map(self.host_of, prefill), "--prefiller-ports", *(str(self.ports[p]) for p in prefill),
                           "--decoder-hosts", *map(self.host_of, decode), "--decoder-ports", *(str(self.ports[d]) for d in decode)]
-        self.processes[name] = Process(name, [*arguments, *extra], self.folder, self.environment)
+        # Prompts and models of tests are small: left to itself a proxy would let D compute most of them.
+        placed = () if "--local-prefill" in extra else ("--local-prefill", "never")
+        self.processes[name] = Process(name, [*arguments, *placed, *extra], self.folder, self.environment)
         self.ports[name] = port
         self.wait_ready(name, ready)
         self.wait_probed(port)

@@ -185,7 +185,7 @@ class Addresses(unittest.TestCase):
     def test_ipv6_addresses_and_names_are_served_handed_over_added_and_removed(self):
         p, d, by_name = self.serve("P", "::1", "kv_producer"), self.serve("D", "::1", "kv_consumer"), self.serve("D2", "localhost", "kv_consumer")
         proxy = self.start("proxy", "::1", "proxy", "--prefiller-hosts", "::1", "--prefiller-ports", str(p), "--decoder-hosts", "::1",
-                           "--decoder-ports", str(d))
+                           "--decoder-ports", str(d), "--local-prefill", "never")
         status, headers, body = ask_at("::1", proxy, "POST", "/v1/completions", BODY)
         self.assertEqual(status, 200, body)
         self.assertEqual((headers["X-Baton-Prefill"], headers["X-Baton-Decode"]), (f"[::1]:{p}", f"[::1]:{d}"))

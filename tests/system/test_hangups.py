@@ -129,6 +129,9 @@ class ComingAndGoing(Pair):
                    {**SHORT, "max_tokens": 1, "min_tokens": 1, "kv_transfer_params": TO_P}).json()
         return {**SHORT, "kv_transfer_params": of_p["kv_transfer_params"]}
 
+    def healths(self, proxy: int) -> list[str]:
+        return [one["health"] for one in ask(proxy, "GET", "/healthcheck").json()["instances"]]
+
     def answers(self, proxy: int, wanted) -> None:
         answer = ask(proxy, "POST", "/v1/completions", SHORT, timeout=PATIENCE)
         self.assertEqual((answer.status, answer.json().get("choices")), (200, wanted), answer.body)
@@ -138,12 +141,18 @@ class ComingAndGoing(Pair):
         before = ask(proxy, "POST", "/v1/completions", SHORT).json()["choices"]
         for name, role in (("D", "kv_consumer"), ("P", "kv_producer")):
             self.cluster.processes[name].kill()
-            until(lambda: ask(proxy, "GET", "/health").status == 503, f"{name} is missed")
-            self.assertEqual(ask(proxy, "POST", "/v1/completions", SHORT).status, 503)
+            until(lambda: "down" in self.healths(proxy), f"{name} is missed")
+            if name == "D":
+                self.assertEqual(ask(proxy, "GET", "/health").status, 503)
+                self.assertEqual(ask(proxy, "POST", "/v1/completions", SHORT).status, 503)
+            else:  # D computes the prompt itself
+                self.assertEqual(ask(proxy, "GET", "/health").status, 200)
+                self.answers(proxy, before)
             self.cluster.serve(name, role, port=self.cluster.ports[name], kv_port=self.kv_ports[name])
-            until(lambda: ask(proxy, "GET", "/health").status == 200, f"{name} is back")
+            until(lambda: self.healths(proxy) == ["up", "up"], f"{name} is back")
             self.answers(proxy, before)
-            self.assertFalse(any(r["recomputed"] for r in self.debug("D")["recent"]))
+            newest = max(self.debug("D")["recent"], key=lambda r: r["request_id"] == self.debug("P")["recent"][0]["request_id"])
+            self.assertEqual((newest["remote"], newest["recomputed"]), (True, False))
         self.nothing_is_left()
 
     def test_a_p_that_is_gone_or_frozen_before_d_comes_costs_time_but_no_bit(self):

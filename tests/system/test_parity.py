@@ -135,6 +135,7 @@ class Parity:
     requests = 100
     flags: tuple[str, ...] = ()
     batch_of_d = "96"
+    local_prefill = "never"
 
     @classmethod
     def setUpClass(cls):
@@ -149,7 +150,7 @@ class Parity:
         serve("D2", "kv_consumer", "--cpu-isa", slow, "--max-num-seqs", "5", *cls.flags)
         serve("D3", "kv_consumer", "--block-size", "48", *cls.flags)
         serve("single", None, *cls.flags)
-        cls.proxy = cls.cluster.proxy("proxy", ["P1", "P2"], ["D1", "D2", "D3"])
+        cls.proxy = cls.cluster.proxy("proxy", ["P1", "P2"], ["D1", "D2", "D3"], "--local-prefill", cls.local_prefill)
 
     def both(self, request: tuple[str, dict]):
         path, body = request
@@ -169,7 +170,7 @@ class Parity:
         self.assertGreater(answered, self.requests * 0.9, "too few requests were answered to say anything")
         used = {name: ask(self.cluster.ports[name], "GET", "/debug/requests").json()["recent"] for name in ("P1", "P2", "D1", "D2", "D3")}
         for name, recent in used.items():
-            self.assertTrue(recent, f"{name} took part in nothing")
+            self.assertEqual(bool(recent), self.local_prefill != "always" or name not in ("P1", "P2"), f"whether {name} took part in anything")
         for name in ("P1", "P2", "D1", "D2", "D3", "single"):
             self.cluster.wait_all_free(name)
         for name in ("D1", "D2"):  # D3 has another block size: it may compute prompts itself, with the same bits
@@ -178,6 +179,14 @@ class Parity:
 
 class TrainedModel(Parity, unittest.TestCase):
     requests = 240
+
+
+class TrainedModelPrefilledByD(Parity, unittest.TestCase):
+    local_prefill = "always"
+
+
+class TrainedModelPrefilledWhereItCostsLess(Parity, unittest.TestCase):
+    local_prefill = "auto"
 
 
 class TinyModelInFloat32(Parity, unittest.TestCase):
