@@ -165,7 +165,7 @@ class Binder {
     options_.step_ms_max = step_ms.value_or(options_.step_ms_max);
     flip("--enable-prefix-caching", options_.enable_prefix_caching);
     flip("--enable-chunked-prefill", options_.enable_chunked_prefill);
-    flip("--warmup", options_.warmup);
+    options_.warmup = given_.switched("--warmup");
     if (given_.text("--scheduling-policy") == "priority")
       options_.scheduling_policy = SchedulingPolicy::kPriority;
     return {};

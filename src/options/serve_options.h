@@ -63,7 +63,7 @@ struct ServeOptions {
   bool enable_prefix_caching = true;
   bool enable_chunked_prefill = true;
   SchedulingPolicy scheduling_policy = SchedulingPolicy::kFcfs;
-  bool warmup = false;
+  std::optional<bool> warmup;  // nothing: no warmup, but an instance that hands over measures itself
 
   // Machine
   CpuIsa cpu_isa = CpuIsa::kAuto;

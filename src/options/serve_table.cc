@@ -204,7 +204,8 @@ constexpr auto kFlags = std::to_array<Flag>({
      .kind = Kind::kSwitch,
      .default_text = "off",
      .group = kEngine,
-     .help = "Before /health is 200: fault in weights and KV, one short prefill, one decode step.",
+     .help = "Before /health is 200: fault in weights and KV, one short prefill, one decode step. "
+             "--no-warmup: an instance that hands over does not measure its speed either.",
      .negatable = true},
     {.name = "--speculative-config",
      .kind = Kind::kJson,

@@ -19,6 +19,7 @@
 #include "net/interfaces.h"
 #include "serve/first_steps.h"
 #include "serve/memory.h"
+#include "serve/speeds.h"
 #include "transfer/tcp/socket_mover.h"
 
 namespace baton::serve {
@@ -73,6 +74,20 @@ api::HandoverOrder order_of(const options::ServeOptions& options) {
   const bool is_layerwise =
       options.kv_transfer && options.kv_transfer->connector == options::Connector::kLayerwise;
   return is_layerwise ? api::HandoverOrder::kLayerwise : api::HandoverOrder::kPull;
+}
+
+transfer::TransportChoice transport_choice(options::KvTransport transport) {
+  switch (transport) {
+    case options::KvTransport::kAuto:
+      return transfer::TransportChoice::kAuto;
+    case options::KvTransport::kLocal:
+      return transfer::TransportChoice::kLocal;
+    case options::KvTransport::kTcp:
+      return transfer::TransportChoice::kTcp;
+    case options::KvTransport::kUcx:
+      return transfer::TransportChoice::kUcx;
+  }
+  return transfer::TransportChoice::kAuto;
 }
 
 api::SamplingDefaults defaults_of(const checkpoint::GenerationConfig& generation) {
@@ -304,9 +319,7 @@ Result<void> LoadedInstance::start_transfer(const options::ServeOptions& options
                     .dp_size = static_cast<uint32_t>(options.data_parallel_size),
                     .boot_id = transfer::tcp::boot_id(),
                     .max_model_len = info.max_position};
-  if (options.kv_transport == options::KvTransport::kLocal) mover.choice = transfer::TransportChoice::kLocal;
-  if (options.kv_transport == options::KvTransport::kTcp) mover.choice = transfer::TransportChoice::kTcp;
-  if (options.kv_transport == options::KvTransport::kUcx) mover.choice = transfer::TransportChoice::kUcx;
+  mover.choice = transport_choice(options.kv_transport);
   mover.ucx_transports = options.ucx_transports;
   if (!options.host_ip.empty()) {
     advertised_host_ = options.host_ip;
@@ -378,7 +391,8 @@ Result<void> LoadedInstance::start_engine(const options::ServeOptions& options,
                            .refill = {}});
   model_->max_model_len = static_cast<int32_t>(engine_->model_tokens_max());
   model_->identity.max_model_len = model_->max_model_len;
-  if (options.warmup) warm_up();
+  if (options.warmup.value_or(false)) warm_up();
+  if (options.kv_transfer && options.warmup.value_or(true)) measure_speeds(options);
   EngineThread::Outlets outlets{.answers = std::move(deliver), .commands = execute};
   engine_thread_ = std::make_unique<EngineThread>(*engine_, *recorder_, beacon_, std::move(outlets));
   engine_for_events_ = engine_thread_.get();
@@ -394,6 +408,24 @@ void LoadedInstance::warm_up() {
            fmt::format("warmed up: weights and KV are in memory, a prefill of {} tokens and a decode "
                        "step have run",
                        tokens));
+}
+
+// For proxies that weigh whether a hand-over pays; without it they hand over.
+void LoadedInstance::measure_speeds(const options::ServeOptions& options) {
+  api::Speeds speeds;
+  measure_prefill(*language_model_, *arena_, clock_, speeds);
+  const auto measured = measure_handover(arena_->layout(), transport_choice(options.kv_transport), speeds);
+  if (!measured) {
+    log_warning("serve", "the speed of a hand-over cannot be measured: " + measured.error().message);
+    return;
+  }
+  model_->identity.speeds = speeds;
+  log_info("serve",
+           fmt::format("measured: a prefill takes {:.2f} ms and {:.0f} tokens/s, a hand-over {:.2f} ms and "
+                       "{:.0f} MB/s of {} bytes a token",
+                       milliseconds(speeds.prefill_step), speeds.prefill_tokens_per_s,
+                       milliseconds(speeds.handover), speeds.handover_bytes_per_s / 1e6,
+                       speeds.kv_bytes_per_token));
 }
 
 void LoadedInstance::verify_fingerprint_later() {

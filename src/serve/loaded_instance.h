@@ -46,6 +46,7 @@ class LoadedInstance {
   Result<void> start_engine(const options::ServeOptions& options,
                             std::function<void(std::vector<engine::Answer>)> deliver);
   void warm_up();
+  void measure_speeds(const options::ServeOptions& options);
   void verify_fingerprint_later();
 
   SteadyClock clock_;
