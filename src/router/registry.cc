@@ -6,7 +6,6 @@
 #include <tuple>
 #include <utility>
 
-
 namespace baton::router {
 namespace {
 
