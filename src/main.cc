@@ -25,7 +25,7 @@ struct Command {
 constexpr Command kCommands[] = {
     {"serve", baton::serve::run, "one engine instance behind an OpenAI-compatible API; role P, D or both"},
     {"proxy", baton::proxy::run, "takes clients' requests, picks P and D, relays the stream"},
-    {"replay", baton::serve::run_replay, "steps an engine through a flight record and compares every bit"},
+    {"replay", baton::serve::run_replay, "does again what a flight record or a receipt tells of, to the bit"},
     {"random-checkpoint", baton::serve::run_write_checkpoint,
      "writes random weights of a real model's shape"},
     {"man", baton::options::run_man, "prints the manual page of a command"},

@@ -98,6 +98,7 @@ struct CommonRequest {
   bool return_token_ids = false;
   bool return_tokens_as_token_ids = false;  // logprobs name tokens "token_id:N"
   bool timings = false;                     // the answer says where its time went (api/timings.h)
+  bool receipt = false;                     // the answer can be computed again (api/receipt.h)
   bool echo = false;
   std::string cache_salt = {};  // empty: none
   int32_t priority = 0;         // lower is served first

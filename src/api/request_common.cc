@@ -56,6 +56,7 @@ constexpr auto kCommonSwitches = std::to_array<CommonSwitchField>({
     {"return_token_ids", &CommonRequest::return_token_ids},
     {"return_tokens_as_token_ids", &CommonRequest::return_tokens_as_token_ids},
     {"timings", &CommonRequest::timings},
+    {"receipt", &CommonRequest::receipt},
 });
 
 struct TextField {

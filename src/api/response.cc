@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "api/json.h"
 
@@ -192,16 +193,22 @@ std::string opening(const ResponseHead& head, std::string_view object) {
   return out;
 }
 
+// Members that are there only for who asked for them.
+void append_asked(std::string& out, std::string_view timings, std::string_view receipt) {
+  for (const auto& [key, text] : {std::pair("timings", timings), std::pair("receipt", receipt)}) {
+    if (text.empty()) continue;
+    append_key(out, key);
+    out += text;
+  }
+}
+
 void close_whole(std::string& out, const Usage& usage, std::string_view kv_transfer_params,
-                 std::string_view timings) {
+                 std::string_view timings, std::string_view receipt) {
   append_key(out, "usage");
   append_usage_object(out, usage);
   append_key(out, "kv_transfer_params");
   out += kv_transfer_params.empty() ? "null" : kv_transfer_params;
-  if (!timings.empty()) {
-    append_key(out, "timings");
-    out += timings;
-  }
+  append_asked(out, timings, receipt);
   out += '}';
 }
 
@@ -230,7 +237,8 @@ std::string completion_id(std::string_view request_id) { return fmt::format("cmp
 std::string chat_id(std::string_view request_id) { return fmt::format("chatcmpl-{}", request_id); }
 
 std::string render_completion(const ResponseHead& head, std::span<const Choice> choices, const Usage& usage,
-                              std::string_view kv_transfer_params, std::string_view timings) {
+                              std::string_view kv_transfer_params, std::string_view timings,
+                              std::string_view receipt) {
   std::string out = opening(head, "text_completion");
   for (const Choice& choice : choices) {
     if (&choice != choices.data()) out += ',';
@@ -255,12 +263,13 @@ std::string render_completion(const ResponseHead& head, std::span<const Choice> 
     out += '}';
   }
   out += ']';
-  close_whole(out, usage, kv_transfer_params, timings);
+  close_whole(out, usage, kv_transfer_params, timings, receipt);
   return out;
 }
 
 std::string render_chat(const ResponseHead& head, std::span<const Choice> choices, const Usage& usage,
-                        std::string_view kv_transfer_params, std::string_view timings) {
+                        std::string_view kv_transfer_params, std::string_view timings,
+                        std::string_view receipt) {
   std::string out = opening(head, "chat.completion");
   for (const Choice& choice : choices) {
     if (&choice != choices.data()) out += ',';
@@ -289,7 +298,7 @@ std::string render_chat(const ResponseHead& head, std::span<const Choice> choice
     append_prompt_logprobs(out, *first->prompt_logprobs);
   }
   if (first != nullptr) append_token_ids(out, "prompt_token_ids", first->prompt_token_ids);
-  close_whole(out, usage, kv_transfer_params, timings);
+  close_whole(out, usage, kv_transfer_params, timings, receipt);
   return out;
 }
 
@@ -354,15 +363,15 @@ void ChunkWriter::append_usage(std::string& out, const Usage& usage) const {
   out += "}\n\n";
 }
 
-void ChunkWriter::append_timings(std::string& out, std::string_view timings, const Usage* usage) const {
+void ChunkWriter::append_last(std::string& out, std::string_view timings, std::string_view receipt,
+                              const Usage* usage) const {
   out += prefix_;
   out += ']';
   if (usage != nullptr) {
     append_key(out, "usage");
     append_usage_object(out, *usage);
   }
-  append_key(out, "timings");
-  out += timings;
+  append_asked(out, timings, receipt);
   out += "}\n\n";
 }
 

@@ -87,11 +87,13 @@ int64_t characters_begun(std::string_view bytes);
 std::string completion_id(std::string_view request_id);  // "cmpl-<id>"
 std::string chat_id(std::string_view request_id);        // "chatcmpl-<id>"
 
-// Whole answers. `kv_transfer_params` and `timings` are JSON text, empty for none.
+// Whole answers. `kv_transfer_params`, `timings` and `receipt` are JSON text, empty for none.
 std::string render_completion(const ResponseHead& head, std::span<const Choice> choices, const Usage& usage,
-                              std::string_view kv_transfer_params = {}, std::string_view timings = {});
+                              std::string_view kv_transfer_params = {}, std::string_view timings = {},
+                              std::string_view receipt = {});
 std::string render_chat(const ResponseHead& head, std::span<const Choice> choices, const Usage& usage,
-                        std::string_view kv_transfer_params = {}, std::string_view timings = {});
+                        std::string_view kv_transfer_params = {}, std::string_view timings = {},
+                        std::string_view receipt = {});
 
 // What one step adds to one choice of a stream. Views live for the call.
 struct Delta {
@@ -117,9 +119,10 @@ class ChunkWriter {
   void append_delta(std::string& out, const Delta& delta) const;
   // stream_options.include_usage: choices empty, usage of all choices.
   void append_usage(std::string& out, const Usage& usage) const;
-  // The last event where the client asked for timings (JSON text): choices empty; `usage` if it asked for
-  // that too.
-  void append_timings(std::string& out, std::string_view timings, const Usage* usage) const;
+  // The last event where the client asked for timings or a receipt (JSON text, empty: not asked for): choices
+  // empty; `usage` if it asked for that too.
+  void append_last(std::string& out, std::string_view timings, std::string_view receipt,
+                   const Usage* usage) const;
 
  private:
   Kind kind_;

@@ -38,6 +38,7 @@ Result<ReplayOptions> parse_replay(std::span<const std::string> argv) {
   TRY_DO(check_positionals(command, given));
   options.file = given.positionals[0];
   TRY(options.model, needed(command, given, "--model"));
+  options.request = given.text("--request").value_or("");
   return options;
 }
 

@@ -11,9 +11,10 @@
 namespace baton::options {
 
 struct ReplayOptions {
-  bool help = false;  // --help: print help_text(replay_command()) and exit 0; nothing below is checked
-  std::string file;   // a flight record
-  std::string model;  // the checkpoint's directory
+  bool help = false;    // --help: print help_text(replay_command()) and exit 0; nothing below is checked
+  std::string file;     // a flight record or a receipt
+  std::string model;    // the checkpoint's directory
+  std::string request;  // of a receipt without token ids: a file with the body that was sent; empty: none
 };
 
 struct RandomCheckpointOptions {

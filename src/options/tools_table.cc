@@ -9,6 +9,10 @@ constexpr std::string_view kGroup = "Options";
 
 constexpr auto kReplayFlags = std::to_array<Flag>({
     {.name = "--model", .values = "DIR", .group = kGroup, .help = "The checkpoint that the engine served."},
+    {.name = "--request",
+     .values = "FILE",
+     .group = kGroup,
+     .help = "Of a receipt that has no token ids: the request's body, whose prompt is tokenised."},
     {.name = "--help", .aliases = "-h", .kind = Kind::kSwitch, .group = kGroup, .help = "This text."},
 });
 
@@ -29,7 +33,7 @@ const Command& replay_command() {
   static constexpr Command kCommand{
       .name = "replay",
       .usage = "baton replay FILE --model DIR",
-      .summary = "Steps an engine through a flight record and compares every bit of what it answered.",
+      .summary = "Does again what a flight record or a receipt tells of, and compares every bit.",
       .flags = kReplayFlags,
       .variables = {},
       .positional = "FILE",

@@ -17,7 +17,9 @@ TEST(Tools, WordsAndFlagsMayComeInAnyOrder) {
     ASSERT_TRUE(options) << options.error().message;
     EXPECT_EQ(options->file, "f.record");
     EXPECT_EQ(options->model, "m");
+    EXPECT_EQ(options->request, "");
   }
+  EXPECT_EQ(parse_replay(Words{"r.json", "--model", "m", "--request", "b.json"})->request, "b.json");
   const auto written = parse_random_checkpoint(Words{"tiny", "--seed", "7", "out", "--tokenizer", "t"});
   ASSERT_TRUE(written) << written.error().message;
   EXPECT_EQ(written->shape, "tiny");

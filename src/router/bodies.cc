@@ -410,7 +410,9 @@ std::optional<std::string> EventMerger::merge(std::string_view data) {
   if (!event) return std::nullopt;
   if (has_usage) baton::router::set_cached_tokens(*event, *cached_tokens_);
   const auto raw_choices = api::array_elements(event->find("choices").value_or(""));
-  if (part_ && raw_choices.empty() && !is_null(event->find("usage").value_or(""))) {
+  const bool is_last =
+      !is_null(event->find("usage").value_or("")) || !is_null(event->find("receipt").value_or(""));
+  if (part_ && raw_choices.empty() && is_last) {
     renumber(*part_, *event);
     usage_event_ = event->str();
     return std::string();
@@ -469,7 +471,9 @@ std::vector<std::string> as_events(const ClientBody& client, const PrefillAnswer
   const std::string usage(answer->find("usage").value_or("null"));
   const std::string whole_choices(answer->find("choices").value_or("[]"));
   const std::string timings(answer->find("timings").value_or(""));
+  const std::string receipt(answer->find("receipt").value_or(""));
   answer->remove("timings");
+  answer->remove("receipt");
   answer->remove("usage");
   answer->remove("kv_transfer_params");
   answer->remove("prompt_logprobs");
@@ -498,7 +502,8 @@ std::vector<std::string> as_events(const ClientBody& client, const PrefillAnswer
   for (const std::string& chunk : chunks) event("[" + chunk + "]");
   if (client.include_usage) answer->set("usage", usage);
   if (!timings.empty()) answer->set("timings", timings);
-  if (client.include_usage || !timings.empty()) event("[]");
+  if (!receipt.empty()) answer->set("receipt", receipt);
+  if (client.include_usage || !timings.empty() || !receipt.empty()) event("[]");
   return out;
 }
 

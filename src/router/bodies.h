@@ -113,12 +113,12 @@ struct PromptLogprobs {
 class EventMerger {
  public:
   EventMerger(const ClientBody& client, const PrefillAnswer* p);
-  // The changed data of one event; empty when the client gets nothing (the usage of a part), nothing when it
-  // gets the event as it came.
+  // The changed data of one event; empty when the client gets nothing (the usage and the receipt of a part),
+  // nothing when it gets the event as it came.
   std::optional<std::string> merge(std::string_view data);
   // P's, where its answer comes later than D's.
   void set_cached_tokens(int64_t cached_tokens) { cached_tokens_ = cached_tokens; }
-  // Of a part: the data of its event with the usage, once that has come.
+  // Of a part: the data of its event with the usage, the receipt or both, once that has come.
   const std::string& usage_event() const { return usage_event_; }
 
  private:

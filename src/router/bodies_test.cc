@@ -232,5 +232,14 @@ TEST(Bodies, AnAnswerThatEndedOnPBecomesAStream) {
   EXPECT_NE(events.find(R"("choices":[],"usage":{"prompt_tokens":2})"), std::string::npos) << events;
 }
 
+TEST(Bodies, ItsReceiptComesWithTheLastEvent) {
+  const auto p =
+      *read_prefill_answer(R"({"id":"1","choices":[{"index":0,"text":"No"}],"receipt":{"version":1}})");
+  const auto events = as_events(text(R"({"prompt":"a","stream":true})"), p);
+  ASSERT_EQ(events.size(), 2U);
+  EXPECT_EQ(events[0].find("receipt"), std::string::npos) << events[0];
+  EXPECT_EQ(events[1], R"({"id":"1","choices":[],"receipt":{"version":1}})");
+}
+
 }  // namespace
 }  // namespace baton::router

@@ -83,7 +83,7 @@ class FlowReport {
   virtual std::optional<InstanceId> decode_instance() const = 0;   // that decodes
   virtual const std::string& outcome() const = 0;                  // for metrics: "ok", "p_failed", ...
   virtual bool has_failed() const = 0;
-  // Of a part: the data of its stream's event with the usage; empty if there was none.
+  // Of a part: the data of its stream's event with usage or receipt; empty if there was none.
   virtual std::string_view usage_event() const = 0;
   virtual const FlowTimes& times() const = 0;
 };

@@ -88,7 +88,7 @@ void PartedAnswer::end(size_t part) {
 void PartedAnswer::split(size_t part) {
   end(part);
   for (int32_t i = 0; i < client_.choices; ++i)
-    parts_.push_back({.prompt = parts_[part].prompt, .choice = i, .answer = {}});
+    parts_.push_back({.prompt = parts_[part].prompt, .choice = i, .answer = {}, .receipt = {}});
 }
 
 void PartedAnswer::add_usage(const Part& part, std::string_view usage) {
@@ -107,8 +107,28 @@ void PartedAnswer::on_stream_end(size_t part, std::string_view usage_event) {
   end(part);
   if (usage_event.empty()) return;
   if (usage_event_.empty()) usage_event_ = usage_event;
-  if (const auto event = api::ObjectBytes::parse(usage_event))
-    add_usage(parts_[part], event->find("usage").value_or(""));
+  const auto event = api::ObjectBytes::parse(usage_event);
+  if (!event) return;
+  add_usage(parts_[part], event->find("usage").value_or(""));
+  parts_[part].receipt = event->find("receipt").value_or("");
+}
+
+// That of the first part, with the prompts of all.
+std::string PartedAnswer::receipt() const {
+  std::optional<api::ObjectBytes> whole;
+  std::string prompts;
+  for (const Part& part : parts_) {
+    auto own = api::ObjectBytes::parse(part.receipt, kAnswerBytesMax);
+    if (!own) continue;
+    for (const std::string_view prompt : api::array_elements(own->find("prompts").value_or(""))) {
+      prompts += prompts.empty() ? "[" : ",";
+      prompts += prompt;
+    }
+    if (!whole) whole = std::move(*own);
+  }
+  if (!whole) return {};
+  whole->set("prompts", prompts + "]");
+  return whole->str();
 }
 
 void PartedAnswer::on_broken(size_t part) {
@@ -147,7 +167,8 @@ void PartedAnswer::append_end(std::string& out) {
   if (!failed_ && !usage_event_.empty()) {
     auto event = api::ObjectBytes::parse(usage_event_);
     CHECK(event.has_value(), "a usage event that was read cannot be read again");
-    event->set("usage", json::serialize(usage_));
+    if (event->find("usage")) event->set("usage", json::serialize(usage_));
+    if (event->find("receipt")) event->set("receipt", receipt());
     out += "data: " + event->str() + "\n\n";
   }
   api::append_done(out);
@@ -163,6 +184,7 @@ Result<std::string> PartedAnswer::join() {
     for (const std::string_view raw : api::array_elements(answer.find("choices").value_or("")))
       choices.emplace(place(i).first_choice, raw);
     add_usage(parts_[i], answer.find("usage").value_or(""));
+    parts_[i].receipt = answer.find("receipt").value_or("");
     if (!whole) whole = std::move(answer);
   }
   CHECK(whole.has_value(), "an answer of no parts");
@@ -173,6 +195,7 @@ Result<std::string> PartedAnswer::join() {
   }
   whole->set("choices", list + "]");
   if (whole->find("usage")) whole->set("usage", json::serialize(usage_));
+  if (whole->find("receipt")) whole->set("receipt", receipt());
   return whole->str();
 }
 

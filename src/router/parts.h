@@ -4,8 +4,9 @@
 // Sans-I/O; owned by the session of the client.
 //
 // The choices are numbered as one instance numbers them: prompt x n + i. The usages add up, with the tokens
-// of a prompt counted once. Parts begin in order, at most kPartsAtOnce at a time. The first part that fails
-// ends the answer: the client gets that part's status, or after the first byte an error event.
+// of a prompt counted once; the receipt has the prompts of all receipts. Parts begin in order, at most
+// kPartsAtOnce at a time. The first part that fails ends the answer: the client gets that part's status, or
+// after the first byte an error event.
 #pragma once
 
 #include <cstdint>
@@ -59,10 +60,12 @@ class PartedAnswer {
     std::optional<int32_t> choice;  // nothing: all n
     bool has_ended = false;
     std::string answer;  // whole
+    std::string receipt;
   };
   bool counts_prompt(const Part& part) const { return part.choice.value_or(0) == 0; }
   void end(size_t part);
   void add_usage(const Part& part, std::string_view usage);
+  std::string receipt() const;  // of the whole; empty if no part has one
   Result<std::string> join();
 
   const ClientBody& client_;

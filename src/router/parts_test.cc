@@ -235,5 +235,44 @@ TEST(Parts, AFlowOfAPartWhoseAnswerEndedWithItsFirstTokenIsNumberedToo) {
   EXPECT_EQ(flow.usage_event(), R"({"id":"cmpl-id","choices":[],"usage":{"a":1}})");
 }
 
+std::string receipt_of(std::string_view prompts) {
+  return fmt::format(R"({{"version":1,"fingerprint":"f","prompts":[{}]}})", prompts);
+}
+
+TEST(Parts, TheReceiptOfAListHasThePromptsOfItsPartsInTheirOrder) {
+  const std::string joined = receipt_of(R"({"seed":1,"x":[1,2]},{"seed":2})");
+  Parted whole(R"({"prompt":["a","b"]})");
+  whole.begin_all();
+  whole.answered(1, R"({"id":"cmpl-id-1","choices":[],"receipt":)" + receipt_of(R"({"seed":2})") + "}");
+  whole.answered(
+      0, R"({"id":"cmpl-id-0","choices":[],"receipt":)" + receipt_of(R"({"seed":1,"x":[1,2]})") + "}");
+  EXPECT_EQ(whole.parts.reply().body, R"({"id":"cmpl-id","choices":[],"receipt":)" + joined + "}");
+
+  for (const std::string usage : {"", R"("usage":{"a":1},)"}) {
+    Parted stream(R"({"prompt":["a","b"],"stream":true})");
+    stream.begin_all();
+    const auto last = [&](std::string_view prompts) {
+      return R"({"id":"cmpl-id","choices":[],)" + usage + R"("receipt":)" + receipt_of(prompts) + "}";
+    };
+    stream.parts.on_stream_end(1, last(R"({"seed":2})"));
+    stream.parts.on_stream_end(0, last(R"({"seed":1,"x":[1,2]})"));
+    std::string out;
+    stream.parts.append_end(out);
+    const std::string sum = usage.empty() ? "" : R"("usage":{"a":2},)";
+    EXPECT_EQ(out, R"(data: {"id":"cmpl-id","choices":[],)" + sum + R"("receipt":)" + joined +
+                       "}\n\ndata: [DONE]\n\n");
+  }
+}
+
+TEST(Parts, TheLastEventOfAPartIsKeptBackAlsoWithAReceiptAlone) {
+  Parted p(R"({"prompt":["a","b"],"stream":true})");
+  const std::string body = p.parts.body(1);
+  ClientBody client = *read_client_body(Route::kCompletions, body);
+  client.part = p.parts.place(1);
+  EventMerger merger(client, nullptr);
+  EXPECT_EQ(merger.merge(R"({"id":"cmpl-id-1","choices":[],"receipt":{"prompts":[]}})"), "");
+  EXPECT_EQ(merger.usage_event(), R"({"id":"cmpl-id","choices":[],"receipt":{"prompts":[]}})");
+}
+
 }  // namespace
 }  // namespace baton::router

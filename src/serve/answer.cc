@@ -19,6 +19,7 @@ Result<void> Answer::add_prompt(TokenizedPrompt prompt) {
                                            {.skip_special_tokens = fields.skip_special_tokens,
                                             .include_stop_str_in_output = fields.include_stop_str_in_output,
                                             .min_tokens = static_cast<uint32_t>(fields.min_tokens)}),
+                        .drawn = {},
                         .whole_text = {},
                         .token_ids = {},
                         .logprobs = {}});
@@ -49,6 +50,7 @@ Answer::Taken Answer::take(uint32_t prompt, const engine::TokensEvent& event) {
   if (choice.text.finished()) return {};
   ChoiceText::Added added = choice.text.take(event.tokens);
   const Taken taken{.tokens = added.token_ids.size(), .hit_stop_string = added.hit_stop_string};
+  if (request_->receipt) choice.drawn.take(added.token_ids, added.logprobs);
   if (drops_output()) added = {};
   if (request_->stream) {
     append_chunk(choice, std::move(added));
@@ -140,11 +142,11 @@ void Answer::append_chunk(ChoiceState& choice, ChoiceText::Added added) {
 
 std::string Answer::take_events() { return std::exchange(events_, {}); }
 
-std::string Answer::last_events(std::string_view timings) const {
+std::string Answer::last_events(std::string_view timings, std::string_view receipt) const {
   std::string events;
   const api::Usage all = usage();
-  if (!timings.empty()) {
-    chunks_.append_timings(events, timings, request_->include_usage ? &all : nullptr);
+  if (!timings.empty() || !receipt.empty()) {
+    chunks_.append_last(events, timings, receipt, request_->include_usage ? &all : nullptr);
   } else if (request_->include_usage) {
     chunks_.append_usage(events, all);
   }
@@ -173,11 +175,28 @@ api::Choice Answer::whole(int32_t index, ChoiceState& choice) const {
   return out;
 }
 
-std::string Answer::take_body(std::string_view kv_transfer_params, std::string_view timings) {
+std::string Answer::take_body(std::string_view kv_transfer_params, std::string_view timings,
+                              std::string_view receipt) {
   std::vector<api::Choice> choices;
   for (size_t i = 0; i < choices_.size(); ++i) choices.push_back(whole(static_cast<int32_t>(i), choices_[i]));
-  return is_chat() ? api::render_chat(head_, choices, usage(), kv_transfer_params, timings)
-                   : api::render_completion(head_, choices, usage(), kv_transfer_params, timings);
+  return is_chat() ? api::render_chat(head_, choices, usage(), kv_transfer_params, timings, receipt)
+                   : api::render_completion(head_, choices, usage(), kv_transfer_params, timings, receipt);
+}
+
+api::ReceiptPrompt Answer::receipt(uint32_t prompt, const engine::SamplingParams& sampling) const {
+  const bool with_ids = request_->return_token_ids;
+  api::ReceiptPrompt out{.seed = static_cast<int64_t>(sampling.seed),
+                         .sampling = receipt_sampling(sampling, request_->sampling),
+                         .tokens = receipt_of_tokens(prompts_[prompt].prompt.tokens, with_ids),
+                         .choices = {}};
+  for (const ChoiceState& choice : choices_) {
+    if (choice.prompt != prompt) continue;
+    api::ReceiptChoice one = choice.drawn.receipt(with_ids);
+    one.finish_reason = choice.text.finish().value_or(api::FinishReason::kLength);
+    one.stop_reason = choice.text.stop_reason();
+    out.choices.push_back(std::move(one));
+  }
+  return out;
 }
 
 }  // namespace baton::serve

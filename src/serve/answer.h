@@ -13,6 +13,7 @@
 #include "base/result.h"
 #include "engine/request.h"
 #include "serve/choice_text.h"
+#include "serve/receipt.h"
 #include "serve/request_builder.h"
 #include "text/tokenizer.h"
 
@@ -39,10 +40,15 @@ class Answer {
 
   // Of a stream: the events since the last call, and those behind the last choice.
   std::string take_events();
-  // `timings` is JSON text, as api/timings.h; empty if nobody asked.
-  std::string last_events(std::string_view timings) const;
+  // `timings` and `receipt` are JSON text, as api/timings.h and api/receipt.h; empty if nobody asked.
+  std::string last_events(std::string_view timings, std::string_view receipt = {}) const;
   // Of no stream: the whole body. `kv_transfer_params` is JSON text, empty for none. Once.
-  std::string take_body(std::string_view kv_transfer_params, std::string_view timings);
+  std::string take_body(std::string_view kv_transfer_params, std::string_view timings,
+                        std::string_view receipt = {});
+
+  // What a receipt says of prompt number `prompt`, drawn with `sampling`; if the request asks for one, and
+  // before take_body.
+  api::ReceiptPrompt receipt(uint32_t prompt, const engine::SamplingParams& sampling) const;
 
   api::Usage usage() const;
   // Why each choice ended, by index; one that did not is cut at the length.
@@ -57,6 +63,7 @@ class Answer {
   struct ChoiceState {
     uint32_t prompt = 0;  // index into prompts_
     ChoiceText text;
+    DrawnChoice drawn;        // where a receipt is asked for
     bool begun = false;       // its first chunk was made
     int64_t text_offset = 0;  // characters before its next token, where logprobs are asked for
     // Kept only for whole answers:

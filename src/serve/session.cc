@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "api/kv_transfer_params.h"
+#include "api/receipt.h"
 #include "api/request.h"
 #include "api/response.h"
 #include "api/timings.h"
@@ -89,6 +90,7 @@ class Session {
   void abandon_timelines(const std::string& reason);
   std::string_view place() const;
   std::string timings() const;
+  std::string receipt() const;
   void observe_tokens(PromptState& prompt, size_t tokens);
   bool left_peers_kv() const;
   void begin_stream();
@@ -124,6 +126,8 @@ Result<void> Session::prepare() {
   }
   TRY_DO(check_name(*desk_.model, common_->model));
   TRY(handover_, handover_part(*common_, desk_.model->identity));
+  // What a proxy hides behind its own limit: an echo that asks for the prompt alone.
+  if (handover_.client && handover_.client->max_tokens == 0) common_->sampling.max_tokens = 0;
   if (handover_.hold && common_->stream) {
     return fail(
         Code::kInvalid,
@@ -309,6 +313,17 @@ std::string Session::timings() const {
   return api::render_timings(api::timings_of(place(), prompt.timeline, prompt.handover_hidden));
 }
 
+std::string Session::receipt() const {
+  if (!common_->receipt) return {};
+  api::Receipt receipt{.baton = BATON_VERSION,
+                       .fingerprint = desk_.model->identity.fingerprint,
+                       .dtype = desk_.model->identity.kv_dtype,
+                       .prompts = {}};
+  for (uint32_t i = 0; i < prompts_.size(); ++i)
+    receipt.prompts.push_back(answer_->receipt(i, prompts_[i].sampling));
+  return api::render_receipt(receipt);
+}
+
 // Nobody waits for the metaserver; if it sends no prefill instance, the engine decides what follows.
 void Session::take_reserved(uint32_t tag, const engine::ReservedEvent& event) {
   std::string id = is_chat() ? api::chat_id(common_->request_id)
@@ -366,7 +381,7 @@ void Session::send_whole() {
   response.headers.add("Content-Type", kJson);
   if (left_peers_kv()) response.headers.add(api::kKvUnusedHeader, "1");
   if (http::is_field_value(common_->request_id)) response.headers.add("X-Request-Id", common_->request_id);
-  response.body = answer_->take_body(prompts_.front().kv_transfer_params, timings());
+  response.body = answer_->take_body(prompts_.front().kv_transfer_params, timings(), receipt());
   writer_.send(response);
 }
 
@@ -407,7 +422,7 @@ http::Awaitable<Result<void>> Session::relay() {
     if (!written) co_return Failure(written.error());
   }
   if (common_->stream) {
-    writer_.append(answer_->last_events(timings()));
+    writer_.append(answer_->last_events(timings(), receipt()));
   } else {
     send_whole();
   }
