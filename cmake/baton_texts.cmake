@@ -10,7 +10,7 @@ function(baton_text file)
 endfunction()
 
 baton_text(man1/baton.1 man)
-foreach(command serve proxy replay random-checkpoint)
+foreach(command serve proxy top replay random-checkpoint)
   baton_text(man1/baton-${command}.1 man ${command})
 endforeach()
 baton_text(completions/baton completion bash)

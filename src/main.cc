@@ -13,6 +13,7 @@
 #include "serve/replay.h"
 #include "serve/serve.h"
 #include "serve/write_checkpoint.h"
+#include "top/top.h"
 
 namespace {
 
@@ -25,6 +26,7 @@ struct Command {
 constexpr Command kCommands[] = {
     {"serve", baton::serve::run, "one engine instance behind an OpenAI-compatible API; role P, D or both"},
     {"proxy", baton::proxy::run, "takes clients' requests, picks P and D, relays the stream"},
+    {"top", baton::top::run, "shows every request of a cluster with what it waits for"},
     {"replay", baton::serve::run_replay, "does again what a flight record or a receipt tells of, to the bit"},
     {"random-checkpoint", baton::serve::run_write_checkpoint,
      "writes random weights of a real model's shape"},

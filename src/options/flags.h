@@ -83,6 +83,7 @@ const Command& serve_command();
 const Command& proxy_command();
 const Command& replay_command();
 const Command& random_checkpoint_command();
+const Command& top_command();
 
 // One flag as it was given. `texts` holds what a reader of the table's kind accepts: a switch is "true" or
 // "false".

@@ -123,8 +123,8 @@ std::string cell(std::string_view text) {
 }  // namespace
 
 std::span<const Command> commands() {
-  static const std::array<Command, 4> commands_in_order = {serve_command(), proxy_command(), replay_command(),
-                                                           random_checkpoint_command()};
+  static const std::array<Command, 5> commands_in_order = {serve_command(), proxy_command(), top_command(),
+                                                           replay_command(), random_checkpoint_command()};
   return commands_in_order;
 }
 

@@ -29,6 +29,22 @@ Result<std::string> needed(const Command& command, const Arguments& given, std::
 
 }  // namespace
 
+Result<TopOptions> parse_top(std::span<const std::string> argv, const Environment& environment) {
+  const Command& command = top_command();
+  TRY(const Arguments given, parse_arguments(command, argv));
+  TopOptions options;
+  options.help = given.help;
+  if (given.help) return options;
+  TRY_DO(check_positionals(command, given));
+  TRY(options.proxy, parse_endpoint(given.positionals[0]));
+  options.once = given.switched("--once").value_or(false);
+  options.json = given.switched("--json").value_or(false);
+  const auto variable = environment.find("BATON_ADMIN_KEY");
+  options.admin_key =
+      given.text("--admin-key").value_or(variable == environment.end() ? "" : variable->second);
+  return options;
+}
+
 Result<ReplayOptions> parse_replay(std::span<const std::string> argv) {
   const Command& command = replay_command();
   TRY(const Arguments given, parse_arguments(command, argv));

@@ -1,4 +1,4 @@
-// The options of the small commands: `baton replay` and `baton random-checkpoint`.
+// The options of the small commands: `baton replay`, `baton random-checkpoint` and `baton top`.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,7 @@
 
 #include "base/result.h"
 #include "options/flags.h"
+#include "options/proxy_options.h"
 
 namespace baton::options {
 
@@ -25,7 +26,16 @@ struct RandomCheckpointOptions {
   uint64_t seed = 0;
 };
 
+struct TopOptions {
+  bool help = false;  // as above
+  Endpoint proxy;     // where `baton proxy` listens
+  bool once = false;
+  bool json = false;      // one line of JSON per look
+  std::string admin_key;  // sent to the proxy and to its instances; empty: none
+};
+
 // `argv`: the words after the command's name. kInvalid: exit 2, message on stderr.
+Result<TopOptions> parse_top(std::span<const std::string> argv, const Environment& environment);
 Result<ReplayOptions> parse_replay(std::span<const std::string> argv);
 Result<RandomCheckpointOptions> parse_random_checkpoint(std::span<const std::string> argv);
 

@@ -16,6 +16,26 @@ constexpr auto kReplayFlags = std::to_array<Flag>({
     {.name = "--help", .aliases = "-h", .kind = Kind::kSwitch, .group = kGroup, .help = "This text."},
 });
 
+constexpr auto kTopFlags = std::to_array<Flag>({
+    {.name = "--once",
+     .kind = Kind::kSwitch,
+     .group = kGroup,
+     .help = "One look, then exit; else one each second."},
+    {.name = "--json", .kind = Kind::kSwitch, .group = kGroup, .help = "One line of JSON per look."},
+    {.name = "--admin-key",
+     .default_text = "none",
+     .values = "KEY",
+     .group = kGroup,
+     .help = "Bearer token of the admin routes of the proxy and its instances; without one they answer on "
+             "loopback "
+             "only."},
+    {.name = "--help", .aliases = "-h", .kind = Kind::kSwitch, .group = kGroup, .help = "This text."},
+});
+
+constexpr auto kTopVariables = std::to_array<Variable>({
+    {"BATON_ADMIN_KEY", Treatment::kImplemented, "As --admin-key."},
+});
+
 constexpr auto kRandomCheckpointFlags = std::to_array<Flag>({
     {.name = "--tokenizer", .values = "DIR", .group = kGroup, .help = "Where a tokenizer.json is."},
     {.name = "--seed",
@@ -37,6 +57,18 @@ const Command& replay_command() {
       .flags = kReplayFlags,
       .variables = {},
       .positional = "FILE",
+  };
+  return kCommand;
+}
+
+const Command& top_command() {
+  static constexpr Command kCommand{
+      .name = "top",
+      .usage = "baton top PROXY [--once] [--json] [--admin-key KEY]",
+      .summary = "Shows every request of a proxy (HOST:PORT) and its instances, and what each waits for.",
+      .flags = kTopFlags,
+      .variables = kTopVariables,
+      .positional = "PROXY",
   };
   return kCommand;
 }

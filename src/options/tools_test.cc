@@ -42,6 +42,19 @@ TEST(Tools, RefusalsNameWhatIsMissingOrTooMuch) {
   EXPECT_TRUE(parse_random_checkpoint(Words{"--help"})->help);
 }
 
+TEST(Tools, TopTakesTheProxysAddress) {
+  const auto options = parse_top(Words{"[::1]:8000", "--once", "--json"}, {{"BATON_ADMIN_KEY", "k"}});
+  ASSERT_TRUE(options) << options.error().message;
+  EXPECT_EQ(options->proxy, (Endpoint{"::1", 8000}));
+  EXPECT_TRUE(options->once);
+  EXPECT_TRUE(options->json);
+  EXPECT_EQ(options->admin_key, "k");
+  EXPECT_EQ(parse_top(Words{"h:1", "--admin-key", "other"}, {{"BATON_ADMIN_KEY", "k"}})->admin_key, "other");
+  EXPECT_EQ(parse_top(Words{"nowhere"}, {}).error().message, "nowhere: expected host:port or [IPv6]:port");
+  EXPECT_EQ(parse_top(Words{}, {}).error().message,
+            "PROXY: missing, expected baton top PROXY [--once] [--json] [--admin-key KEY]");
+}
+
 TEST(Completion, EveryShellKnowsEveryFlagThatDoesSomething) {
   for (const std::string shell : {"bash", "zsh", "fish"}) {
     const auto script = completion_script(shell);

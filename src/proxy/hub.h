@@ -30,6 +30,7 @@ struct Watch {
 };
 
 class LayerwiseExchange;
+class LiveRequest;
 
 router::RegistryOptions registry_options(const options::ProxyOptions& options);
 
@@ -48,6 +49,7 @@ struct Hub {
   std::unique_ptr<traces::SpanExporter> spans;  // empty without --otlp-traces-endpoint
   api::ProxyMetrics metrics;
   std::unordered_set<Watch*> watches;
+  std::unordered_set<const LiveRequest*> live;                                 // for GET /debug/requests
   std::unordered_map<router::InstanceId, std::unique_ptr<http::Wake>> probes;  // end a prober's pause
   std::mt19937_64 seeds{std::random_device{}()};
   bool draining = false;

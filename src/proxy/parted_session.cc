@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "http/wake.h"
 #include "proxy/exchange.h"
+#include "proxy/live_request.h"
 #include "router/parts.h"
 
 namespace baton::proxy {
@@ -60,6 +61,7 @@ class PartedSession {
     std::string body_;  // the flow keeps views into it
     http::Wake room_;
     const Exchange* exchange_ = nullptr;
+    LiveRequest* live_ = nullptr;
   };
 
   void begin_parts();
@@ -93,12 +95,16 @@ http::Awaitable<void> PartedSession::Run::run() {
   const auto exchange = make_exchange(whole_.visit_.hub(), whole_.visit_.order, whole_.request_, *this,
                                       std::move(*client), whole_.parts_.request_id(part_));
   exchange_ = exchange.get();
+  LiveRequest live(whole_.visit_, exchange->flow(), whole_.request_);
+  live_ = &live;
   co_await exchange->run();
+  live_ = nullptr;
 }
 
 http::Awaitable<Result<void>> PartedSession::Run::take(std::string_view events) {
   if (whole_.parts_.has_failed()) co_return fail(Code::kCancelled, "the answer has ended with an error");
   whole_.out_ += events;
+  live_->on_first_byte();
   if (exchange_->flow().has_failed()) {
     whole_.failed_outcome_ = "d_failed";
     whole_.parts_.on_broken(part_);

@@ -10,6 +10,7 @@
 #include "api/response.h"
 #include "base/log.h"
 #include "net/address.h"
+#include "proxy/live_request.h"
 #include "proxy/metaserver.h"
 #include "proxy/prober.h"
 #include "proxy/session.h"
@@ -169,6 +170,11 @@ Answer answer_reset_prefix_cache(Hub& hub, http::Request& request, http::Respons
   }
 }
 
+Answer answer_debug_requests(Hub& hub, http::Request&, http::ResponseWriter& writer) {
+  writer.send(200, kJson, render_debug_requests(hub));
+  co_return;
+}
+
 struct InstanceChange {
   router::Side side = router::Side::kPrefill;
   std::vector<options::Endpoint> endpoints;
@@ -295,6 +301,7 @@ constexpr std::array kRoutes = {
     Route{"GET", "/healthcheck", Access::kOpen, answer_healthcheck},
     Route{"GET", "/health", Access::kOpen, answer_health},
     Route{"GET", "/metrics", Access::kOpen, answer_metrics},
+    Route{"GET", "/debug/requests", Access::kAdmin, answer_debug_requests},
     Route{"POST", "/reset_prefix_cache", Access::kAdmin, answer_reset_prefix_cache},
     Route{"POST", "/instances/add", Access::kAdmin, answer_add},
     Route{"POST", "/instances/remove", Access::kAdmin, answer_remove},

@@ -10,6 +10,7 @@
 #include "proxy/answer.h"
 #include "proxy/client_timings.h"
 #include "proxy/exchange.h"
+#include "proxy/live_request.h"
 #include "proxy/parted_session.h"
 #include "proxy/request_trace.h"
 
@@ -22,13 +23,17 @@ class Direct final : public Receiver {
   Direct(Visit& visit, const http::Request& request, http::ResponseWriter& writer, bool gives_timings)
       : visit_(visit), request_(request), writer_(writer), gives_timings_(gives_timings) {}
 
-  void attach(const Exchange& exchange) { exchange_ = &exchange; }
+  void attach(const Exchange& exchange, LiveRequest& live) {
+    exchange_ = &exchange;
+    live_ = &live;
+  }
   bool must_split() const { return must_split_; }
 
   bool is_gone() const override { return writer_.hung_up(); }
   http::Awaitable<Result<void>> take(std::string_view events) override {
     if (!writer_.started()) {
       visit_.on_first_byte();
+      live_->on_first_byte();
       writer_.start_stream(200, headers(kEventStream));
     }
     return writer_.write(with_timings(events));
@@ -73,6 +78,7 @@ class Direct final : public Receiver {
   const http::Request& request_;
   http::ResponseWriter& writer_;
   const Exchange* exchange_ = nullptr;
+  LiveRequest* live_ = nullptr;
   const bool gives_timings_;
   std::string changed_;
   bool must_split_ = false;
@@ -94,7 +100,8 @@ http::Awaitable<bool> relay_directly(Visit& visit, RequestTrace& trace, const ht
   Direct direct(visit, request, writer, asks_timings(client));
   const auto exchange =
       make_exchange(visit.hub(), visit.order, request, direct, std::move(client), std::move(id));
-  direct.attach(*exchange);
+  LiveRequest live(visit, exchange->flow(), request);
+  direct.attach(*exchange, live);
   co_await exchange->run();
   trace.note(exchange->flow());
   if (!exchange->flow().outcome().empty()) visit.outcome = exchange->flow().outcome();

@@ -355,7 +355,7 @@ class CommandLines(Folder):
         prefix = self.folder / "prefix"
         subprocess.run(["cmake", "--install", str(build), "--prefix", str(prefix)], check=True, capture_output=True, timeout=WAIT_SECONDS)
         rows = [("share/man/man1/baton.1", ["man"]), ("share/man/man1/baton-serve.1", ["man", "serve"]), ("share/man/man1/baton-proxy.1", ["man", "proxy"]),
-                ("share/man/man1/baton-replay.1", ["man", "replay"]), ("share/man/man1/baton-random-checkpoint.1", ["man", "random-checkpoint"]),
+                ("share/man/man1/baton-top.1", ["man", "top"]), ("share/man/man1/baton-replay.1", ["man", "replay"]), ("share/man/man1/baton-random-checkpoint.1", ["man", "random-checkpoint"]),
                 ("share/bash-completion/completions/baton", ["completion", "bash"]), ("share/zsh/site-functions/_baton", ["completion", "zsh"]),
                 ("share/fish/vendor_completions.d/baton.fish", ["completion", "fish"])]
         for path, words in rows:
@@ -372,7 +372,7 @@ class CommandLines(Folder):
         for words, prefix in ((["--prefix", "here"], self.folder / "here"), ([f"--prefix={self.folder}/there"], self.folder / "there")):
             subprocess.run([dev, "install", *words], check=True, capture_output=True, cwd=self.folder, timeout=WAIT_SECONDS)
             files = {str(path.relative_to(prefix)) for path in prefix.rglob("*") if path.is_file()}
-            manuals = {f"share/man/man1/baton{name}.1" for name in ("", "-serve", "-proxy", "-replay", "-random-checkpoint")}
+            manuals = {f"share/man/man1/baton{name}.1" for name in ("", "-serve", "-proxy", "-top", "-replay", "-random-checkpoint")}
             self.assertEqual(files, manuals | {"bin/baton", "share/bash-completion/completions/baton", "share/zsh/site-functions/_baton",
                                                "share/fish/vendor_completions.d/baton.fish"})
         installed = subprocess.run([self.folder / "here" / "bin" / "baton", "random-checkpoint", "tiny", "weights", "--tokenizer", TINY],
