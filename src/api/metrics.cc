@@ -260,6 +260,12 @@ std::string render_metrics(const ProxyMetrics& metrics) {
       {"baton:proxy_requests_waiting", Type::kGauge, "Requests without an instance yet.",
        number(metrics.requests_waiting)},
       {"baton:proxy_retries_total", Type::kCounter, "Attempts beyond the first.", number(metrics.retries)},
+      {"baton:parity_checked_total", Type::kCounter, "Answers computed once more on one instance (--shadow).",
+       number(metrics.parity_checked)},
+      {"baton:parity_mismatch_total", Type::kCounter,
+       "Of these, other bits than the client got. Must stay 0.", number(metrics.parity_mismatches)},
+      {"baton:parity_skipped_total", Type::kCounter,
+       "Of the sample, not computed again: too much load, or no answer.", number(metrics.parity_skipped)},
   };
   append_singles(text, {}, singles);
   text.family("baton:proxy_requests_total", Type::kCounter, "Requests finished, by outcome.");

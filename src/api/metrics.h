@@ -143,6 +143,10 @@ struct ProxyMetrics {
   // Where prompts were computed ("prefill", "decode") and why (api/timings.h Placement).
   std::map<std::pair<std::string, std::string>, uint64_t> prefills;
   uint64_t retries = 0;
+  uint64_t parity_checked = 0;     // of --shadow: answers that were computed once more
+  uint64_t parity_mismatches = 0;  // and came out otherwise
+  uint64_t parity_skipped =
+      0;  // of the sample, not computed again: the load, or the instance, did not permit
   Histogram time_to_first_byte_s{first_token_buckets_s()};
   Histogram prefill_time_s{request_latency_buckets_s()};
   Histogram e2e_latency_s{request_latency_buckets_s()};

@@ -222,6 +222,11 @@ class Binder {
     if (local_prefill == "always") options_.local_prefill = ProxyLocalPrefill::kAlways;
     TRY_DO(integer("--max-in-flight-per-instance", 0, kRequestsMax, options_.max_in_flight_per_instance));
     TRY_DO(seconds("--queue-timeout", 0, options_.queue_timeout));
+    if (const auto share = given_.text("--shadow")) {
+      const auto parsed = parse_share(*share);
+      if (!parsed) return fail(Code::kInvalid, "--shadow: " + parsed.error().message);
+      options_.shadow = *parsed;
+    }
     TRY_DO(integer("--max-retries", 0, 100, options_.attempts));
     options_.attempts = std::max(options_.attempts, 1);
     TRY_DO(seconds("--retry-delay", 0, options_.retry_delay));
@@ -337,6 +342,18 @@ Result<Endpoint> parse_instance_url(std::string_view url) {
   std::string_view rest = url.substr(kScheme.size());
   if (rest.ends_with('/')) rest.remove_suffix(1);
   return parse_endpoint(rest);
+}
+
+Result<double> parse_share(std::string_view text) {
+  const bool is_percent = text.ends_with('%');
+  const std::string_view digits = is_percent ? text.substr(0, text.size() - 1) : text;
+  double value = -1;
+  const auto [end, error] =
+      std::from_chars(digits.data(), digits.data() + digits.size(), value, std::chars_format::fixed);
+  const bool is_number = error == std::errc{} && end == digits.data() + digits.size();
+  const double share = is_percent ? value / 100 : value;
+  if (is_number && share >= 0 && share <= 1) return share;
+  return fail(Code::kInvalid, fmt::format("{}, expected 0% to 100%, or 0 to 1", excerpt(text)));
 }
 
 std::string endpoint_text(const Endpoint& endpoint) {

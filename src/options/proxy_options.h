@@ -75,6 +75,8 @@ struct ProxyOptions {
   Duration queue_timeout = std::chrono::seconds(30);  // of such a wait; then 429
   int32_t max_in_flight = 4096;                       // requests at once; then 429
 
+  double shadow = 0;  // --shadow: share of requests, [0, 1]
+
   std::optional<OtlpEndpoint> otlp_traces;   // nothing: no spans
   std::string service_name = "baton-proxy";  // OTEL_SERVICE_NAME: of the spans
 
@@ -84,6 +86,9 @@ struct ProxyOptions {
 
 // `argv`: the words after "proxy". kInvalid: exit 2, message on stderr.
 Result<ProxyOptions> parse_proxy(std::span<const std::string> argv, const Environment& environment);
+
+// "0.1%", "0.001": a share of all, [0, 1].
+Result<double> parse_share(std::string_view text);
 
 // One side's hosts and ports by the rules of v0.9.1: host i num[i] times, port i counted up inc[i] times,
 // then paired. Empty `num` or `inc`: not given. Entries of `hosts` may be host:port, then no ports are given

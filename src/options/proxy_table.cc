@@ -168,6 +168,13 @@ constexpr auto kFlags = std::to_array<Flag>({
      .values = "SECONDS",
      .group = kFlow,
      .help = "How long a request may wait for an instance; then 429."},
+    {.name = "--shadow",
+     .default_text = "0",
+     .values = "SHARE",
+     .group = kFlow,
+     .help = "Share of requests (0.1%) that are computed once more on one instance, after their clients have "
+             "their "
+             "answers, and compared to the bit."},
     {.name = "--max-retries",
      .kind = Kind::kInteger,
      .default_text = "3",

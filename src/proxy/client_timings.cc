@@ -2,10 +2,17 @@
 
 namespace baton::proxy {
 
-bool asks_timings(const router::ClientBody& client) {
-  const std::string_view raw = client.members.find("timings").value_or("");
+namespace {
+
+bool asks(const router::ClientBody& client, std::string_view key) {
+  const std::string_view raw = client.members.find(key).value_or("");
   return !raw.empty() && raw != "null" && raw != "false" && raw != "0";
 }
+
+}  // namespace
+
+bool asks_timings(const router::ClientBody& client) { return asks(client, "timings"); }
+bool asks_receipt(const router::ClientBody& client) { return asks(client, "receipt"); }
 
 std::string events_with_timings(std::string_view events, Time arrived, const router::FlowTimes& times,
                                 Time now) {

@@ -11,8 +11,9 @@
 
 namespace baton::proxy {
 
-// Whether the client asks for timings, as an instance reads it.
+// Whether the client asks for timings, or for a receipt, as an instance reads it.
 bool asks_timings(const router::ClientBody& client);
+bool asks_receipt(const router::ClientBody& client);
 
 // `events`: whole SSE events. Empty if none of them has timings: then they go as they are.
 std::string events_with_timings(std::string_view events, Time arrived, const router::FlowTimes& times,

@@ -31,6 +31,7 @@ struct Watch {
 
 class LayerwiseExchange;
 class LiveRequest;
+class Shadows;
 
 router::RegistryOptions registry_options(const options::ProxyOptions& options);
 
@@ -47,6 +48,7 @@ struct Hub {
   router::Registry registry;
   http::Client client;
   std::unique_ptr<traces::SpanExporter> spans;  // empty without --otlp-traces-endpoint
+  std::shared_ptr<Shadows> shadows;             // empty without --shadow
   api::ProxyMetrics metrics;
   std::unordered_set<Watch*> watches;
   std::unordered_set<const LiveRequest*> live;                                 // for GET /debug/requests

@@ -15,6 +15,7 @@
 #include "proxy/hub.h"
 #include "proxy/prober.h"
 #include "proxy/routes.h"
+#include "proxy/shadow.h"
 
 namespace baton::proxy {
 namespace {
@@ -56,6 +57,10 @@ int run(std::span<const std::string> arguments) {
   if (const auto& otlp = options->otlp_traces) {
     hub.spans = std::make_unique<traces::SpanExporter>(
         loop, traces::exporter_options({otlp->host, otlp->port}, otlp->target, options->service_name));
+  }
+  if (options->shadow > 0) {
+    hub.shadows = std::make_shared<Shadows>(hub);
+    loop.spawn("shadow", hub.shadows->run());
   }
   for (const auto& [side, endpoints] : {std::pair(router::Side::kPrefill, &options->prefillers),
                                         std::pair(router::Side::kDecode, &options->decoders)}) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -13,6 +14,7 @@
 #include "proxy/live_request.h"
 #include "proxy/parted_session.h"
 #include "proxy/request_trace.h"
+#include "proxy/shadow.h"
 
 namespace baton::proxy {
 namespace {
@@ -20,8 +22,10 @@ namespace {
 // The client's own connection as the receiver of one flow.
 class Direct final : public Receiver {
  public:
-  Direct(Visit& visit, const http::Request& request, http::ResponseWriter& writer, bool gives_timings)
-      : visit_(visit), request_(request), writer_(writer), gives_timings_(gives_timings) {}
+  // `tap`: of the sample of --shadow, else nullptr.
+  Direct(Visit& visit, const http::Request& request, http::ResponseWriter& writer, bool gives_timings,
+         router::ReceiptTap* tap)
+      : visit_(visit), request_(request), writer_(writer), gives_timings_(gives_timings), tap_(tap) {}
 
   void attach(const Exchange& exchange, LiveRequest& live) {
     exchange_ = &exchange;
@@ -36,20 +40,32 @@ class Direct final : public Receiver {
       live_->on_first_byte();
       writer_.start_stream(200, headers(kEventStream));
     }
-    return writer_.write(with_timings(events));
+    return writer_.write(changed(events));
   }
   void end(std::string_view events) override {
-    writer_.append(with_timings(events));
+    writer_.append(changed(events));
     writer_.end();
   }
   void reply(router::Reply reply) override {
     if (gives_timings_ && reply.status == 200) put_timings(reply);
+    if (tap_ != nullptr && reply.status == 200) {
+      auto tapped = reply.content_type.starts_with("text/event-stream") ? tap_->events(reply.body)
+                                                                        : tap_->whole(reply.body);
+      if (tapped) reply.body = *std::move(tapped);
+    }
     send(writer_, headers(reply.content_type), reply);
   }
   void split() override { must_split_ = true; }
 
  private:
-  // The view lives until the next call.
+  // The views live until the next call.
+  std::string_view changed(std::string_view events) {
+    const std::string_view timed = with_timings(events);
+    auto tapped = tap_ == nullptr ? std::nullopt : tap_->events(timed);
+    if (!tapped) return timed;
+    tapped_ = *std::move(tapped);
+    return tapped_;
+  }
   std::string_view with_timings(std::string_view events) {
     if (!gives_timings_) return events;
     changed_ = events_with_timings(events, visit_.started(), exchange_->flow().times(), now());
@@ -80,7 +96,9 @@ class Direct final : public Receiver {
   const Exchange* exchange_ = nullptr;
   LiveRequest* live_ = nullptr;
   const bool gives_timings_;
+  router::ReceiptTap* tap_;
   std::string changed_;
+  std::string tapped_;
   bool must_split_ = false;
 };
 
@@ -97,7 +115,14 @@ void refuse(http::ResponseWriter& writer, const Error& error, bool retry_later) 
 http::Awaitable<bool> relay_directly(Visit& visit, RequestTrace& trace, const http::Request& request,
                                      http::ResponseWriter& writer, router::ClientBody client,
                                      std::string id) {
-  Direct direct(visit, request, writer, asks_timings(client));
+  Shadows* shadows = visit.hub().shadows.get();
+  std::optional<router::ReceiptTap> tap;
+  if (shadows != nullptr && shadows->takes(client, id)) {
+    tap.emplace(asks_receipt(client));
+    client.members.set("receipt", "true");
+  }
+  const router::Route route = client.route;
+  Direct direct(visit, request, writer, asks_timings(client), tap ? &*tap : nullptr);
   const auto exchange =
       make_exchange(visit.hub(), visit.order, request, direct, std::move(client), std::move(id));
   LiveRequest live(visit, exchange->flow(), request);
@@ -105,6 +130,8 @@ http::Awaitable<bool> relay_directly(Visit& visit, RequestTrace& trace, const ht
   co_await exchange->run();
   trace.note(exchange->flow());
   if (!exchange->flow().outcome().empty()) visit.outcome = exchange->flow().outcome();
+  if (tap && tap->receipt() && exchange->flow().outcome() == "ok")
+    shadows->add(request, route, exchange->flow(), *tap->receipt());
   co_return !direct.must_split();
 }
 

@@ -1,11 +1,14 @@
-"""What an operator sees of a cluster: `baton top` with real processes in every state."""
+"""What an operator sees of a cluster: `baton top` with real processes in every state, and --shadow, which finds an instance
+whose weights are no longer what they were."""
 import json
+import pathlib
+import shutil
 import subprocess
 import time
 import unittest
 
 from tests.system import cluster as parts
-from tests.system.cluster import Cluster, Stream, ask
+from tests.system.cluster import MODEL, Cluster, Stream, ask
 
 LONG = {"model": "test", "prompt": "What is a violin?", "max_tokens": 400, "ignore_eos": True, "temperature": 1, "seed": 3}
 PATIENCE = 30
@@ -94,6 +97,74 @@ class Top(unittest.TestCase):
             child.terminate()
             self.assertEqual(child.wait(10), 0)
             child.stdout.close()
+
+
+def counters(port: int) -> dict:
+    lines = ask(port, "GET", "/metrics").body.decode().splitlines()
+    found = {line.split()[0]: float(line.split()[1]) for line in lines if line.startswith("baton:parity_")}
+    return {name: found[f"baton:parity_{name}_total"] for name in ("checked", "mismatch", "skipped")}
+
+
+REQUESTS = [
+    {"prompt": "What is a violin?", "max_tokens": 12},
+    {"prompt": "b " * 60, "max_tokens": 7, "n": 3, "logprobs": 1, "seed": 3},
+    {"prompt": "c", "max_tokens": 1},
+    {"prompt": "What is a raven?", "max_tokens": 9, "stream": True},
+    {"prompt": "What is a raven?", "max_tokens": 9, "stream": True, "stream_options": {"include_usage": True}, "stop": ["e"]},
+]
+
+
+class Shadow(unittest.TestCase):
+    def start(self, connector: str, model: str | None = None, *extra: str) -> int:
+        self.cluster = self.enterContext(Cluster())
+        self.cluster.environment["TMPDIR"] = str(self.cluster.folder)
+        self.cluster.serve("P", "kv_producer", connector=connector)
+        self.cluster.serve("D", "kv_consumer", connector=connector)
+        if model:
+            self.cluster.serve("changed", "kv_consumer", model=model, connector=connector)
+        return self.cluster.proxy("proxy", ["P"], ["D", *(["changed"] if model else [])], *extra)
+
+    def test_answers_of_both_orders_are_the_same_on_one_instance_and_clients_see_nothing_of_it(self):
+        for connector in ("MooncakeConnector", "MooncakeLayerwiseConnector"):
+            with self.subTest(connector=connector):
+                port = self.start(connector, None, "--shadow", "100%")
+                for body in REQUESTS:
+                    answer = ask(port, "POST", "/v1/completions", {"model": "test", **body})
+                    self.assertEqual(answer.status, 200, answer.body)
+                    self.assertNotIn(b"receipt", answer.body)
+                    if body.get("stream"):
+                        last = answer.events()[-2]
+                        self.assertEqual("usage" in last, "stream_options" in body)
+                        self.assertEqual(last["choices"] == [], "stream_options" in body)
+                until(lambda: counters(port)["checked"] == len(REQUESTS), f"all are checked: {counters(port)}")
+                self.assertEqual(counters(port), {"checked": len(REQUESTS), "mismatch": 0, "skipped": 0})
+                answer = ask(port, "POST", "/v1/completions", {"model": "test", "receipt": True, **REQUESTS[0]})
+                self.assertIn("receipt", answer.json())
+
+    def test_an_instance_whose_weights_have_changed_is_found_and_the_flight_records_replay(self):
+        model = pathlib.Path(self.enterContext(Cluster()).folder) / "model"
+        shutil.copytree(MODEL, model)
+        port = self.start("MooncakeConnector", str(model), "--shadow", "1")
+        weights = sorted(model.glob("*.safetensors"))[0]
+        with open(weights, "r+b") as file:  # in place: it is mapped, as when a disk or memory has lost bits
+            file.seek(weights.stat().st_size // 2)
+            file.write(bytes(1 << 16))
+        for number in range(6):
+            answer = ask(port, "POST", "/v1/completions", {"model": "test", "prompt": f"What is {number}?", "max_tokens": 16})
+            self.assertEqual(answer.status, 200, answer.body)
+        until(lambda: counters(port)["checked"] == 6, "all are checked")
+        self.assertGreater(counters(port)["mismatch"], 0)
+        log = until(lambda: self.cluster.processes["proxy"].log if "flight record of" in self.cluster.processes["proxy"].log else None, "records")
+        self.assertRegex(log, r"parity: [0-9a-f]+ answered by .* and recomputed as [0-9a-f]+-shadow by .*: prompts\[0\]\.choices\[0\]\.")
+        records = until(lambda: len({path.name.split("-")[1] for path in self.cluster.folder.glob("*.record")}) >= 2 and list(self.cluster.folder.glob("*.record")),
+                        "two instances have written their records")
+        self.assertGreaterEqual(len(records), 2)
+
+    def test_a_share_that_is_none_is_refused(self):
+        for share in ("101%", "-1", "much", "2", "1e-3", ""):
+            answer = subprocess.run([parts.BATON, "proxy", f"--shadow={share}"], capture_output=True, text=True, timeout=30)
+            self.assertEqual(answer.returncode, 2, share)
+            self.assertIn("--shadow", answer.stderr)
 
 
 if __name__ == "__main__":
