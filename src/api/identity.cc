@@ -67,9 +67,10 @@ std::string render_identity(const InstanceIdentity& identity) {
   append_json_string(out, identity.kv_dtype);
   fmt::format_to(
       std::back_inserter(out),
-      ",\"block_size\":{},\"max_model_len\":{},\"tensor_parallel_size\":{},\"kv_port\":{},\"order\":\"{}\"",
+      ",\"block_size\":{},\"max_model_len\":{},\"tensor_parallel_size\":{},\"kv_port\":{},\"order\":\"{}\","
+      "\"resume\":{}",
       identity.block_size, identity.max_model_len, identity.tensor_parallel_size, identity.kv_port,
-      order_name(identity.order));
+      order_name(identity.order), identity.resume);
   if (const auto& speeds = identity.speeds) {
     fmt::format_to(std::back_inserter(out),
                    ",\"speeds\":{{\"prefill_step_ns\":{},\"prefill_tokens_per_s\":{},\"handover_ns\":{},"
@@ -108,6 +109,7 @@ Result<std::optional<InstanceIdentity>> parse_models_identity(std::string_view b
   TRY(identity.max_model_len, read_size(object, "max_model_len"));
   TRY(identity.tensor_parallel_size, read_size(object, "tensor_parallel_size"));
   TRY(identity.kv_port, read_size(object, "kv_port"));
+  TRY(identity.resume, read_size(object, "resume"));
   TRY(const auto order, read_name(object, "order"));
   if (!order.empty() && order != "pull" && order != "layerwise") {
     return refuse_field("order", json::string(order), "pull or layerwise");

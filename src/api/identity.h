@@ -62,6 +62,7 @@ struct InstanceIdentity {
   int32_t kv_port = 0;                         // side channel port of this rank; 0: none
   HandoverOrder order = HandoverOrder::kPull;  // absent in JSON: pull
   std::optional<Speeds> speeds = {};           // nothing: not measured, or an older build
+  int32_t resume = 0;                          // kResumeProtocol (api/resume.h); absent in JSON: 0, cannot
   bool operator==(const InstanceIdentity&) const = default;
 };
 

@@ -67,6 +67,16 @@ TEST(Identity, SpeedsAreReadBackAndOnesThatAreNoneAreRefusedByName) {
   }
 }
 
+TEST(Identity, WhetherItResumesIsReadBackAndItDoesNotWhereNobodySpeaksOfIt) {
+  InstanceIdentity one = identity(HandoverOrder::kPull);
+  for (const int32_t resume : {0, 1}) {
+    one.resume = resume;
+    EXPECT_EQ(parse_models_identity(models(render_identity(one))).value().value(), one);
+  }
+  const std::string old = R"({"role":"both","incarnation":")" + one.incarnation.hex() + "\"}";
+  EXPECT_EQ(parse_models_identity(models(old)).value()->resume, 0);
+}
+
 TEST(Identity, TwoOrdersAreNoPairAndTheReasonNamesBoth) {
   const InstanceIdentity pull = identity(HandoverOrder::kPull);
   const InstanceIdentity layerwise = identity(HandoverOrder::kLayerwise);
