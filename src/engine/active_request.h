@@ -56,6 +56,7 @@ struct ActiveRequest {
   bool landed = false;                   // D: the KV came from a peer
   bool recomputed = false;               // the hand-over failed
   bool preempted = false;                // waits to be computed once more
+  bool returned = false;                 // has lost its blocks and is to be given back
   std::vector<std::optional<PositionLogprobs>> prompt_logprobs;  // [prompt] if asked for
 
   Time submitted;
@@ -64,7 +65,8 @@ struct ActiveRequest {
   std::optional<Time> first_announced;  // P, layer-wise: its first layer, by the lent clock
   Timeline timeline;
   Duration handover_hidden{0};
-  uint32_t output_tokens = 0;
+  uint32_t output_tokens = 0;  // over all choices, those drawn before included
+  uint32_t tokens_before = 0;  // of them, drawn by other instances
 
   uint32_t prompt_size() const { return static_cast<uint32_t>(request.prompt.size()); }
 };

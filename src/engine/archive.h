@@ -311,7 +311,9 @@ void request_part(A& a, T& x) {
     FIELDS(a, x.host, x.port, x.engine_id, x.incarnation, x.transfer);
   } else if constexpr (Same<T, Request>) {
     FIELDS(a, x.id, x.external_id, x.prompt, x.sampling, x.priority, x.cache_salt, x.deadline, x.hold,
-           x.remote_landing, x.remote, x.transfer);
+           x.remote_landing, x.remote, x.transfer, x.drawn_before, x.is_returnable);
+  } else if constexpr (Same<T, DrawnBefore>) {
+    FIELDS(a, x.tokens, x.finished);
   } else if constexpr (Same<T, Timeline>) {
     FIELDS(a, x.boundaries(), x.ended_at());
   } else if constexpr (Same<T, Timeline::Boundary>) {
@@ -361,7 +363,7 @@ void inbox_part(A& a, T& x) {
     FIELDS(a, x.transfer, x.error);
   } else if constexpr (Same<T, ResetPrefixCache> || Same<T, Drain>) {
   } else if constexpr (Same<T, ScheduleLimits>) {
-    FIELDS(a, x.seqs_max, x.batch_tokens_max, x.step_max, x.policy);
+    FIELDS(a, x.seqs_max, x.batch_tokens_max, x.step_max, x.policy, x.returns);
   } else if constexpr (Same<T, EngineConfig>) {
     FIELDS(a, x.limits, x.waiting_max, x.model_tokens_max, x.prefix_cache, x.landing_failure,
            x.handover.incarnation, x.handover.lease, x.handover.idle_close, x.handover.stop_retry,
@@ -389,6 +391,8 @@ void answer_part(A& a, T& x) {
     FIELDS(a, x.request, x.output_tokens, x.timeline);
   } else if constexpr (Same<T, FailedEvent>) {
     FIELDS(a, x.request, x.error, x.timeline);
+  } else if constexpr (Same<T, ReturnedEvent>) {
+    FIELDS(a, x.request, x.timeline);
   } else {
     inbox_part(a, x);
   }

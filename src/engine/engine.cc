@@ -100,8 +100,9 @@ Outbox Engine::step(std::vector<Inbox> inbox, Time now) {
   stats_.prefix_hits += plan.prefix_hits;
   note_phases(plan);
   for (ActiveRequest* request : plan.landings) land(*request);
+  for (ActiveRequest* request : plan.returned) give_back(*request);
   if (!plan.rows.empty()) run(plan);
-  has_work_ = !plan.rows.empty() || plan.preempted > 0 || !plan.landings.empty();
+  has_work_ = !plan.rows.empty() || plan.preempted > 0 || !plan.landings.empty() || !plan.returned.empty();
   if (collect_transfers()) has_work_ = true;
   update_gauges();
   ++stats_.steps;
@@ -363,7 +364,8 @@ void Engine::give_first_tokens(ActiveRequest& request, std::vector<DrawnToken> t
   CHECK(tokens.size() == request.request.sampling.n, "{} first tokens", tokens.size());
   request.stage = Stage::kAnswer;
   request.since = after_;
-  request.timeline.enter(Phase::kDecodeWait, after_);
+  const std::vector<DrawnBefore>& before = request.request.drawn_before;
+  if (before.empty()) request.timeline.enter(Phase::kDecodeWait, after_);
   Sequence& leader = request.sequences.front();
   CHECK(leader.computed == request.prompt_size(), "{} positions computed", leader.computed);
   for (uint32_t choice = 1; choice < tokens.size(); ++choice) {
@@ -378,6 +380,10 @@ void Engine::give_first_tokens(ActiveRequest& request, std::vector<DrawnToken> t
   kv::BlockTable kept;
   if (hold_blocks) kept = cache_.fork(leader.table);
   for (uint32_t choice = 0; choice < tokens.size(); ++choice) {
+    if (!before.empty() && (before[choice].finished || !before[choice].tokens.empty())) {
+      go_on(request, request.sequences[choice], before[choice]);
+      continue;
+    }
     append(request, request.sequences[choice], tokens[choice]);
     out_.answers.push_back(TokensEvent{request.request.id, choice, {tokens[choice]}});
   }
@@ -414,6 +420,25 @@ void Engine::append(ActiveRequest& request, Sequence& sequence, DrawnToken& draw
     drawn.finish = FinishReason::kLength;
   }
   if (drawn.finish) close(sequence);
+}
+
+// The choice has its tokens as after a preemption: what their positions lack is computed, then drawn from.
+void Engine::go_on(ActiveRequest& request, Sequence& sequence, const DrawnBefore& before) {
+  sequence.tokens.insert(sequence.tokens.end(), before.tokens.begin(), before.tokens.end());
+  if (needs_history(request.request.sampling)) {
+    for (const TokenId token : before.tokens) ++sequence.drawn[token];
+  }
+  const auto count = static_cast<uint32_t>(before.tokens.size());
+  request.output_tokens += count;
+  request.tokens_before += count;
+  if (before.finished) close(sequence);
+}
+
+void Engine::give_back(ActiveRequest& request) {
+  ++stats_.returned;
+  request.timeline.end(now_);
+  out_.answers.push_back(ReturnedEvent{request.request.id, std::move(request.timeline)});
+  forget(request);
 }
 
 void Engine::close(Sequence& sequence) {

@@ -164,6 +164,8 @@ class Engine {
   ActiveRequest* find(RequestId id);
   void end_prompt(ActiveRequest& request);
   void give_first_tokens(ActiveRequest& request, std::vector<DrawnToken> tokens);
+  void go_on(ActiveRequest& request, Sequence& sequence, const DrawnBefore& before);
+  void give_back(ActiveRequest& request);
   void append(ActiveRequest& request, Sequence& sequence, DrawnToken& drawn);
   void close(Sequence& sequence);
   void end_if_done(ActiveRequest& request);

@@ -71,14 +71,16 @@ std::vector<TokenId> tokens_of(const std::string& text) {
 
 struct Seen {
   Request request;
-  std::map<uint32_t, std::vector<DrawnToken>> choices;
+  std::map<uint32_t, std::vector<DrawnToken>> choices;  // what another instance had drawn included
   std::optional<PromptEvent> prompt;
   std::optional<HeldEvent> held;
   std::optional<ReservedEvent> reserved;
   bool finished = false;
+  bool returned = false;
   std::optional<Error> error;
   Timeline timeline;
 
+  bool ended() const { return finished || returned || error; }
   size_t tokens() const {
     size_t count = 0;
     for (const auto& [choice, tokens] : choices) count += tokens.size();
@@ -195,6 +197,7 @@ class Trace {
     };
     if (named("policy", "priority")) config.limits.policy = SchedulingPolicy::kPriority;
     if (named("landing", "fail")) config.landing_failure = LandingFailure::kFail;
+    config.limits.returns = words.number("returns", 0) == 1;
     config.waiting_max = words.number("waiting", 100);
     config.prefix_cache = words.number("prefix", 1) == 1;
     config.landing_max = milliseconds(words.number("landing_ms", 5000));
@@ -294,7 +297,21 @@ class Trace {
                                      .first_tokens = source.held->first_tokens};
       request.transfer = TransferId{{static_cast<uint8_t>(requests_.size())}};
     }
+    request.is_returnable = words.number("returnable", 0) == 1;
+    if (words.named.contains("resumes")) go_on(requests_.at(words.named.at("resumes")), one);
     post(name, Submit{request});
+  }
+
+  // The answer of `before` goes on in `one`.
+  static void go_on(const Seen& before, Seen& one) {
+    one.choices = before.choices;
+    for (uint32_t choice = 0; choice < one.request.sampling.n; ++choice) {
+      DrawnBefore& drawn = one.request.drawn_before.emplace_back();
+      for (const DrawnToken& token : one.choices[choice]) {
+        drawn.tokens.push_back(token.token);
+        drawn.finished = token.finish.has_value();
+      }
+    }
   }
 
   Instance& at(const std::string& name) { return instances_.at(name); }
@@ -323,7 +340,7 @@ class Trace {
 
   void take(const Answer& answer) {
     Seen& one = requests_.at(names_.at(std::visit([](const auto& e) { return value(e.request); }, answer)));
-    EXPECT_FALSE(one.finished || one.error) << "an answer after the end";
+    EXPECT_FALSE(one.ended()) << "an answer after the end";
     if (const auto* prompt = std::get_if<PromptEvent>(&answer)) one.prompt = *prompt;
     if (const auto* held = std::get_if<HeldEvent>(&answer)) one.held = *held;
     if (const auto* reserved = std::get_if<ReservedEvent>(&answer)) one.reserved = *reserved;
@@ -332,14 +349,16 @@ class Trace {
       one.timeline = failed->timeline;
     }
     if (const auto* finished = std::get_if<FinishedEvent>(&answer)) one.timeline = finished->timeline;
+    if (const auto* returned = std::get_if<ReturnedEvent>(&answer)) one.timeline = returned->timeline;
     if (const auto* tokens = std::get_if<TokensEvent>(&answer)) {
       for (const DrawnToken& token : tokens->tokens) one.choices[tokens->choice].push_back(token);
     }
     one.finished = std::holds_alternative<FinishedEvent>(answer);
+    one.returned = std::holds_alternative<ReturnedEvent>(answer);
   }
 
   bool all_ended() const {
-    return std::ranges::all_of(requests_, [](const auto& r) { return r.second.finished || r.second.error; });
+    return std::ranges::all_of(requests_, [](const auto& r) { return r.second.ended(); });
   }
 
   // expect NAME key=value...: NAME is an instance or a request.
@@ -360,6 +379,7 @@ class Trace {
     if (key == "moved") return fmt::format("{}", stats.handover_bytes);
     if (key == "idle") return one.engine->is_idle() ? "yes" : "no";
     if (key == "rows") return fmt::format("{}", one.model->rows_computed());
+    if (key == "returned") return fmt::format("{}", stats.returned);
     if (key == "preemptions") return stats.preemptions > 0 ? "some" : "none";
     if (key == "interrupted") return fmt::format("{}", stats.passes_interrupted);
     if (key == "landed") return fmt::format("{}", stats.handovers_landed);
@@ -369,6 +389,7 @@ class Trace {
 
   std::string of_request(const std::string& name, const std::string& key) {
     const Seen& one = requests_.at(name);
+    if (key == "end" && one.returned) return "returned";
     if (key == "end") return one.error ? code_name(one.error->code) : (one.finished ? "finished" : "none");
     if (key == "tokens") return fmt::format("{}", one.tokens());
     if (key == "cached") return one.prompt ? fmt::format("{}", one.prompt->cached_tokens) : "none";
@@ -438,6 +459,7 @@ class Trace {
     request.remote.reset();
     request.remote_landing.reset();
     request.hold.reset();
+    request.drawn_before.clear();
     request.deadline = kNever;
     model::FakeModel model;
     const auto arena = std::move(*kv::KvArena::create(model.info().kv_layout, 512, Incarnation{{99}}));

@@ -4,6 +4,7 @@
 #define XXH_STATIC_LINKING_ONLY  // the state lives on the stack
 #include <xxhash.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <span>
@@ -89,6 +90,41 @@ Result<void> check_tokens(const char* name, std::span<const TokenId> tokens, uin
   return {};
 }
 
+// The place of the first token that would have ended the answer.
+std::optional<size_t> find_end(const SamplingParams& p, const std::vector<TokenId>& tokens) {
+  for (size_t i = p.min_tokens == 0 ? 0 : p.min_tokens - 1; i < tokens.size(); ++i) {
+    const bool is_eos = !p.ignore_eos && std::ranges::count(p.eos_token_ids, tokens[i]) > 0;
+    if (is_eos || std::ranges::count(p.stop_token_ids, tokens[i]) > 0) return i;
+  }
+  return std::nullopt;
+}
+
+Result<void> check_drawn_before(const Request& request, uint32_t vocab_size) {
+  constexpr const char* kName = "drawn_before";
+  const SamplingParams& p = request.sampling;
+  const std::vector<DrawnBefore>& before = request.drawn_before;
+  if (request.hold || request.remote)
+    return invalid(kName, "drawn_before with kv_transfer_params, expected one of them");
+  if (before.size() != p.n)
+    return invalid(kName, fmt::format("drawn_before has {} choices, expected n {}", before.size(), p.n));
+  for (size_t i = 0; i < before.size(); ++i) {
+    const std::vector<TokenId>& tokens = before[i].tokens;
+    const std::string name = fmt::format("drawn_before[{}]", i);
+    TRY_DO(check_tokens(name.c_str(), tokens, vocab_size));
+    const size_t most = before[i].finished ? p.max_tokens : p.max_tokens - 1;
+    if (tokens.size() > most)
+      return invalid(kName, fmt::format("{} has {} tokens, expected at most {} (max_tokens is {})", name,
+                                        tokens.size(), most, p.max_tokens));
+    const auto end = before[i].finished ? std::nullopt : find_end(p, tokens);
+    if (end)
+      return invalid(kName, fmt::format("{}[{}] is {}, which ends the answer, expected one that goes on",
+                                        name, *end, tokens[*end]));
+  }
+  if (std::ranges::all_of(before, &DrawnBefore::finished))
+    return invalid(kName, "drawn_before has finished choices alone, expected one that goes on");
+  return {};
+}
+
 }  // namespace
 
 uint64_t sampling_digest(const SamplingParams& p, const std::vector<TokenId>& prompt) {
@@ -113,6 +149,14 @@ uint64_t sampling_digest(const SamplingParams& p, const std::vector<TokenId>& pr
   digest.add(p.ignore_eos);
   digest.add(p.logprobs ? static_cast<int64_t>(*p.logprobs) : int64_t{-1});
   digest.add(prompt);
+  return digest.value();
+}
+
+uint64_t answer_digest(const SamplingParams& params, const std::vector<TokenId>& prompt) {
+  Digest digest(kDigestVersion);
+  digest.add(sampling_digest(params, prompt));
+  digest.add(params.max_tokens);
+  digest.add(params.min_tokens);
   return digest.value();
 }
 
@@ -151,6 +195,7 @@ Result<void> check_request(const Request& request, uint32_t vocab_size, uint32_t
   if (request.remote_landing && !request.hold) {
     return invalid("kv_transfer_params", "a decode peer's landing without do_remote_decode, expected both");
   }
+  if (!request.drawn_before.empty()) TRY_DO(check_drawn_before(request, vocab_size));
   if (request.remote && request.remote->tokens != request.prompt.size()) {
     return invalid("kv_transfer_params", fmt::format("the peer holds {} tokens, expected the prompt's {}",
                                                      request.remote->tokens, request.prompt.size()));

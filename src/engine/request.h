@@ -90,6 +90,9 @@ uint64_t sampling_digest(const SamplingParams& params, const std::vector<TokenId
 // to.
 std::string prompt_hash(const std::vector<TokenId>& prompt);
 
+// As sampling_digest, and of how long the answer may get: equal digests draw equal answers.
+uint64_t answer_digest(const SamplingParams& params, const std::vector<TokenId>& prompt);
+
 struct Request;
 // kInvalid names the field that an engine of this vocabulary and context cannot serve.
 Result<void> check_request(const Request& request, uint32_t vocab_size, uint32_t model_tokens_max);
@@ -123,6 +126,14 @@ struct RemoteLanding {
   bool operator==(const RemoteLanding&) const = default;
 };
 
+// What other instances have drawn of one choice of an answer that goes on here (docs/resume.md).
+struct DrawnBefore {
+  std::vector<TokenId> tokens;
+  bool finished = false;  // no more tokens; else none of them ends the answer
+
+  bool operator==(const DrawnBefore&) const = default;
+};
+
 struct Request {
   RequestId id{};
   std::string external_id;      // X-Request-Id based, for logs and /debug/requests
@@ -141,6 +152,11 @@ struct Request {
   // On D (do_remote_prefill): take the KV from there instead of computing it.
   std::optional<RemotePrefill> remote;
   TransferId transfer;  // random bits for this request's Landing; set when `remote` is
+  // An answer that goes on here: empty, or one per choice. Positions, penalties and draws go on where they
+  // were, and only what follows is answered. Not beside hold or remote.
+  std::vector<DrawnBefore> drawn_before;
+  // Whoever asked can have the answer go on elsewhere: see ScheduleLimits::returns.
+  bool is_returnable = false;
 };
 
 // ---- answers ----
@@ -186,7 +202,7 @@ struct ReservedEvent {
   std::string prompt_hash;
 };
 
-// The end of a request: exactly one of these two per Submit. Their timelines go from the step that took the
+// The end of a request: exactly one of these three per Submit. Their timelines go from the step that took the
 // request in to the end of the one that ended it.
 struct FinishedEvent {
   RequestId request{};
@@ -202,7 +218,15 @@ struct FailedEvent {
   Timeline timeline = {};  // not begun if it was never taken in
 };
 
-using Answer = std::variant<PromptEvent, TokensEvent, HeldEvent, FinishedEvent, FailedEvent, ReservedEvent>;
+// D: blocks were short, and the request goes back to whoever can have it go on elsewhere. Its tokens so far
+// were answered.
+struct ReturnedEvent {
+  RequestId request{};
+  Timeline timeline = {};
+};
+
+using Answer = std::variant<PromptEvent, TokensEvent, HeldEvent, FinishedEvent, FailedEvent, ReservedEvent,
+                            ReturnedEvent>;
 
 // ---- inbox ----
 

@@ -40,7 +40,7 @@ Plan Scheduler::plan(ActiveRequests& requests, Time now) {
   step.prefill_left = estimate_.prefill_rows_max(step.plan.decode_rows);
   plan_seated(step, false);
   // Who lost blocks in this step must not lose its turn to somebody who waited behind it.
-  if (step.plan.preempted == 0) seat_waiting(step);
+  if (step.plan.preempted == 0 && step.plan.returned.empty()) seat_waiting(step);
   return std::move(step.plan);
 }
 
@@ -88,8 +88,8 @@ bool Scheduler::secure(Step& step, ActiveRequest& request, Sequence& sequence, u
       last = it->second.get();
     }
     CHECK(victim != nullptr, "a sequence lacks blocks and has no seat");
-    preempt(step, *last, *victim);
-    if (victim == &sequence) {
+    give_way(step, *last, *victim);
+    if (!sequence.admitted) {
       request.waits_for = WaitsFor::kBlocks;
       return false;
     }
@@ -97,7 +97,17 @@ bool Scheduler::secure(Step& step, ActiveRequest& request, Sequence& sequence, u
   return true;
 }
 
-void Scheduler::preempt(Step& step, ActiveRequest& request, Sequence& sequence) {
+void Scheduler::give_way(Step& step, ActiveRequest& request, Sequence& sequence) {
+  const bool has_drawn = request.output_tokens > request.tokens_before;
+  if (!limits_.returns || !request.request.is_returnable || request.stage != Stage::kAnswer || !has_drawn)
+    return preempt(step, request, sequence);
+  for (Sequence& one : request.sequences) strip(step, request, one);
+  request.returned = true;
+  step.plan.returned.push_back(&request);
+}
+
+// Takes everything off a sequence that it has in this step and before.
+void Scheduler::strip(Step& step, ActiveRequest& request, Sequence& sequence) {
   auto& rows = step.plan.rows;
   const auto planned =
       std::ranges::find_if(rows, [&](const PlannedRows& row) { return row.sequence == &sequence; });
@@ -110,6 +120,10 @@ void Scheduler::preempt(Step& step, ActiveRequest& request, Sequence& sequence) 
   cache_.release(sequence.table);
   sequence.computed = 0;
   sequence.admitted = false;
+}
+
+void Scheduler::preempt(Step& step, ActiveRequest& request, Sequence& sequence) {
+  strip(step, request, sequence);
   request.preempted = true;
   request.waits_for = WaitsFor::kBlocks;
   if (request.stage == Stage::kPrompt) {

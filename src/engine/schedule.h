@@ -27,6 +27,9 @@ struct ScheduleLimits {
   uint32_t batch_tokens_max = 2048;                    // --max-num-batched-tokens; >= seqs_max
   Duration step_max = std::chrono::milliseconds(100);  // --step-ms-max; 0: no bound
   SchedulingPolicy policy = SchedulingPolicy::kFcfs;
+  // recompute_scheduler_enable: who would be preempted in the middle of its answer is given back instead, if
+  // it is returnable and has drawn a token here, so that an answer that wanders gets longer at each place.
+  bool returns = false;
 
   bool operator==(const ScheduleLimits&) const = default;
 };
@@ -63,8 +66,9 @@ struct Plan {
   std::vector<ActiveRequest*> landings;  // got a seat and blocks for what a peer is to send
   uint32_t decode_rows = 0;
   uint32_t prefill_rows = 0;
-  uint32_t preempted = 0;    // sequences that lost their blocks
-  uint32_t prefix_hits = 0;  // prompt positions of newly seated requests that the cache had
+  uint32_t preempted = 0;                // sequences that lost their blocks and wait for others
+  std::vector<ActiveRequest*> returned;  // lost all their blocks and are given back
+  uint32_t prefix_hits = 0;              // prompt positions of newly seated requests that the cache had
 };
 
 class Scheduler {
@@ -80,7 +84,9 @@ class Scheduler {
   struct Step;  // of one plan()
 
   bool secure(Step& step, ActiveRequest& request, Sequence& sequence, uint32_t rows);
+  void give_way(Step& step, ActiveRequest& request, Sequence& sequence);
   void preempt(Step& step, ActiveRequest& request, Sequence& sequence);
+  void strip(Step& step, ActiveRequest& request, Sequence& sequence);
   void plan_rows(Step& step, ActiveRequest& request, Sequence& sequence, uint32_t rows);
   void plan_seated(Step& step, bool decodes);
   void seat_waiting(Step& step);

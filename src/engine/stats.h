@@ -38,6 +38,7 @@ struct EngineStats {
   uint64_t steps = 0;
   uint64_t passes_interrupted = 0;
   uint64_t preemptions = 0;
+  uint64_t returned = 0;     // requests given back for want of blocks
   uint64_t prefix_hits = 0;  // prompt tokens found in the prefix cache
   uint64_t handovers_taken = 0;
   uint64_t handovers_released = 0;  // aborted or expired on P
