@@ -163,6 +163,10 @@ void append_own(Exposition& text, const Labels& labels, const ServeMetrics& m) {
        number(m.handover_bytes)},
       {"baton:requests_refused_total", Type::kCounter, "Requests refused because the queue was full.",
        number(m.requests_refused)},
+      {"baton:requests_returned_total", Type::kCounter,
+       "Requests given back to the proxy for want of KV blocks.", number(m.returned)},
+      {"baton:requests_resumed_total", Type::kCounter, "Answers of other instances that went on here.",
+       number(m.resumed)},
       {"baton:clients_gone_total", Type::kCounter, "Clients that hung up before their answer was whole.",
        number(m.clients_gone)},
   };

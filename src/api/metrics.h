@@ -80,6 +80,8 @@ struct ServeMetrics {
   int64_t requests_waiting = 0;
   double kv_cache_usage = 0;  // [0, 1]
   uint64_t preemptions = 0;
+  uint64_t returned = 0;  // given back to the proxy for want of blocks
+  uint64_t resumed = 0;   // answers that went on here
   uint64_t prompt_tokens = 0;
   uint64_t generation_tokens = 0;
   uint64_t prefix_cache_queries = 0;  // tokens

@@ -105,6 +105,7 @@ struct CommonRequest {
   std::string user = {};
   std::string request_id = {};                    // empty: the server draws one
   std::optional<json::value> kv_transfer_params;  // object or list, as it came; see api/kv_transfer_params.h
+  std::optional<json::value> resume;              // baton_resume, as it came; see api/resume.h
   std::vector<std::string> unknown_fields = {};   // at most kUnknownFieldsMax
 };
 

@@ -8,6 +8,7 @@
 #include <climits>
 
 #include "api/fields.h"
+#include "api/resume.h"
 
 namespace baton::api {
 namespace {
@@ -77,26 +78,12 @@ constexpr auto kNotYet = std::to_array<std::string_view>(
      "truncate_prompt_tokens", "prompt_embeds", "suffix"});
 
 // Shared fields that are read one by one, or known and without meaning here.
-constexpr auto kOthers = std::to_array<std::string_view>({"top_k",
-                                                          "logit_bias",
-                                                          "seed",
-                                                          "n",
-                                                          "best_of",
-                                                          "stop",
-                                                          "stop_token_ids",
-                                                          "min_tokens",
-                                                          "max_tokens",
-                                                          "max_completion_tokens",
-                                                          "logprobs",
-                                                          "prompt_logprobs",
-                                                          "stream_options",
-                                                          "priority",
-                                                          "kv_transfer_params",
-                                                          "response_format",
-                                                          "length_penalty",
-                                                          "store",
-                                                          "metadata",
-                                                          "service_tier"});
+constexpr auto kOthers = std::to_array<std::string_view>(
+    {"top_k",       "logit_bias",      "seed",           "n",          "best_of",
+     "stop",        "stop_token_ids",  "min_tokens",     "max_tokens", "max_completion_tokens",
+     "logprobs",    "prompt_logprobs", "stream_options", "priority",   "kv_transfer_params",
+     kResumeField,  "response_format", "length_penalty", "store",      "metadata",
+     "service_tier"});
 
 Result<void> read_numbers(const json::object& body, SamplingFields& sampling) {
   for (const NumberField& field : kNumbers) {
@@ -267,6 +254,7 @@ Result<void> read_common(const json::object& body, const RequestLimits& limits, 
     }
     request.kv_transfer_params = *params;
   }
+  if (const json::value* resume = find_field(body, kResumeField)) request.resume = *resume;
   return {};
 }
 

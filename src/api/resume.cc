@@ -43,8 +43,8 @@ void append_head(std::string& out, const ResumeHead& head) {
   out += "\"head\":{\"id\":";
   append_json_string(out, head.id);
   fmt::format_to(std::back_inserter(out),
-                 ",\"created\":{},\"seed\":{},\"cached_tokens\":{},\"digest\":\"{:016x}\"}}", head.created,
-                 head.seed, head.cached_tokens, head.digest);
+                 ",\"created\":{},\"seed\":{},\"cached_tokens\":{},\"digest\":\"{:016x}\"{}}}", head.created,
+                 head.seed, head.cached_tokens, head.digest, head.handed_over ? ",\"handed_over\":true" : "");
 }
 
 Result<uint64_t> read_digest(const json::object& object) {
@@ -79,6 +79,8 @@ Result<ResumeHead> read_head(const json::value& value) {
   TRY(const auto cached, read_integer(object, "cached_tokens", 0, static_cast<int64_t>(kPromptTokensMax)));
   head.cached_tokens = cached.value_or(0);
   TRY(head.digest, read_digest(object));
+  TRY(const auto handed_over, read_switch(object, "handed_over"));
+  head.handed_over = handed_over.value_or(false);
   return head;
 }
 
@@ -131,8 +133,9 @@ Result<ResumeNote> read_note(std::string_view text) {
   return note;
 }
 
-Result<Resumption> read_resumption(std::string_view text, int32_t vocab_size) {
-  TRY(const json::object object, parse_json_object(text, kBodyBytesMax));
+Result<Resumption> read_resumption(const json::value& value, int32_t vocab_size) {
+  if (!value.is_object()) return refuse_field(kResumeField, value, "an object");
+  const json::object& object = value.get_object();
   Resumption resumption;
   const json::value* head = find_field(object, "head");
   if (head == nullptr) return refuse("head", "the head of the answer's first note");
@@ -239,7 +242,12 @@ std::string render_resumption(const Resumption& resumption) {
 }
 
 Result<Resumption> parse_resumption(std::string_view json, int32_t vocab_size) {
-  auto resumption = read_resumption(json, vocab_size);
+  TRY(const json::value value, parse_json(json, kBodyBytesMax));
+  return parse_resumption(value, vocab_size);
+}
+
+Result<Resumption> parse_resumption(const json::value& value, int32_t vocab_size) {
+  auto resumption = read_resumption(value, vocab_size);
   if (!resumption) return inside(std::move(resumption).error());
   return resumption;
 }

@@ -10,6 +10,8 @@
 // own reading of the request would have answered, and refuses a digest that is not its own.
 #pragma once
 
+#include <boost/json/fwd.hpp>
+
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -43,6 +45,7 @@ struct ResumeHead {
   uint64_t seed = 0;          // what the client sent, else what the first instance drew
   int64_t cached_tokens = 0;  // of the prompt, as `usage` says
   uint64_t digest = 0;        // of prompt and resolved sampling; equal digests draw equal answers
+  bool handed_over = false;   // the prompt's KV came from a peer: then the answer has no prompt logprobs
   bool operator==(const ResumeHead&) const = default;
 };
 
@@ -98,5 +101,7 @@ std::string render_resumption(const Resumption& resumption);
 
 // kInvalid names the field, "baton_resume.choices[1].token_ids[7]: 90, expected a token id from 0 to 31".
 Result<Resumption> parse_resumption(std::string_view json, int32_t vocab_size);
+// Of a value that is one field of a body.
+Result<Resumption> parse_resumption(const boost::json::value& value, int32_t vocab_size);
 
 }  // namespace baton::api

@@ -37,6 +37,7 @@ TEST(ResumeNote, IsOneLineOfCommentWithTheIdsOfItsEvent) {
 TEST(ResumeNote, ReadsBackAsItWasWritten) {
   const ResumeNote notes[] = {
       {.head = head(), .choices = {{.index = 0, .ids = {1}}, {.index = 3, .ids = {}, .finished = true}}},
+      {.head = ResumeHead{.id = "a", .handed_over = true}, .choices = {}},
       {.head = {}, .choices = {{.index = 0, .ids = {0, 2147483646}}}},
       {.head = {}, .choices = {}},
       {.head = {}, .choices = {}, .returned = true}};
@@ -116,6 +117,7 @@ TEST(Resumption, IdsOutsideTheVocabularyAreRefusedByPlace) {
   EXPECT_EQ(read.error().message,
             "baton_resume.choices[1].token_ids[1]: 100, expected a token id from 0 to 99");
   EXPECT_EQ(read.error().param, "baton_resume");
+  EXPECT_EQ(parse_resumption("[1]", kVocab).error().message, "baton_resume: [1], expected an object");
   EXPECT_EQ(parse_resumption("{}", kVocab).error().message,
             "baton_resume.head, expected the head of the answer's first note");
 }

@@ -100,17 +100,18 @@ std::optional<size_t> find_end(const SamplingParams& p, const std::vector<TokenI
 }
 
 Result<void> check_drawn_before(const Request& request, uint32_t vocab_size) {
-  constexpr const char* kName = "drawn_before";
+  constexpr const char* kName = "baton_resume";
   const SamplingParams& p = request.sampling;
   const std::vector<DrawnBefore>& before = request.drawn_before;
   if (request.hold || request.remote)
-    return invalid(kName, "drawn_before with kv_transfer_params, expected one of them");
+    return invalid(kName, "baton_resume with kv_transfer_params, expected one of them");
   if (before.size() != p.n)
-    return invalid(kName, fmt::format("drawn_before has {} choices, expected n {}", before.size(), p.n));
+    return invalid(kName, fmt::format("baton_resume has {} choices, expected n {}", before.size(), p.n));
   for (size_t i = 0; i < before.size(); ++i) {
     const std::vector<TokenId>& tokens = before[i].tokens;
-    const std::string name = fmt::format("drawn_before[{}]", i);
-    TRY_DO(check_tokens(name.c_str(), tokens, vocab_size));
+    const std::string name = fmt::format("baton_resume.choices[{}].token_ids", i);
+    if (auto inside = check_tokens(name.c_str(), tokens, vocab_size); !inside)
+      return invalid(kName, std::move(inside.error().message));
     const size_t most = before[i].finished ? p.max_tokens : p.max_tokens - 1;
     if (tokens.size() > most)
       return invalid(kName, fmt::format("{} has {} tokens, expected at most {} (max_tokens is {})", name,
@@ -121,7 +122,7 @@ Result<void> check_drawn_before(const Request& request, uint32_t vocab_size) {
                                         name, *end, tokens[*end]));
   }
   if (std::ranges::all_of(before, &DrawnBefore::finished))
-    return invalid(kName, "drawn_before has finished choices alone, expected one that goes on");
+    return invalid(kName, "baton_resume has finished choices alone, expected one that goes on");
   return {};
 }
 

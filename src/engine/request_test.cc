@@ -64,5 +64,19 @@ TEST(SamplingDigest, CoversEveryFieldThatTheFirstTokenDependsOn) {
   EXPECT_TRUE(seen.insert(sampling_digest(base, {1, 2, 4})).second) << "the prompt is not in the digest";
 }
 
+TEST(AnswerDigest, CoversTheFirstTokenAndHowLongTheAnswerGets) {
+  SamplingParams params;
+  std::set<uint64_t> seen = {answer_digest(params, {1, 2})};
+  EXPECT_TRUE(seen.insert(answer_digest(params, {1, 3})).second) << "the prompt";
+  params.seed = 5;
+  EXPECT_TRUE(seen.insert(answer_digest(params, {1, 2})).second) << "what the first token depends on";
+  params.max_tokens = 17;
+  EXPECT_TRUE(seen.insert(answer_digest(params, {1, 2})).second) << "max_tokens";
+  params.min_tokens = 1;
+  EXPECT_TRUE(seen.insert(answer_digest(params, {1, 2})).second) << "min_tokens";
+  params.min_tokens = 2;
+  EXPECT_TRUE(seen.insert(answer_digest(params, {1, 2})).second) << "min_tokens above 1";
+}
+
 }  // namespace
 }  // namespace baton::engine

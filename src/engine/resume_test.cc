@@ -235,17 +235,17 @@ TEST(Resume, AStatementThatNoAnswerOfTheRequestBeginsWithIsRefusedByName) {
     return seen.error ? seen.error->message : "none";
   };
   EXPECT_EQ(refusal([](Request&) {}), "none");
-  EXPECT_EQ(refusal([](Request& r) { r.sampling.n = 2; }), "drawn_before has 1 choices, expected n 2");
+  EXPECT_EQ(refusal([](Request& r) { r.sampling.n = 2; }), "baton_resume has 1 choices, expected n 2");
   EXPECT_EQ(refusal([](Request& r) { r.drawn_before[0].tokens = {1, 64}; }),
-            "drawn_before[0][1] is 64, expected 0..63");
+            "baton_resume.choices[0].token_ids[1] is 64, expected 0..63");
   EXPECT_EQ(refusal([](Request& r) { r.drawn_before[0].tokens.assign(24, 1); }),
-            "drawn_before[0] has 24 tokens, expected at most 23 (max_tokens is 24)");
+            "baton_resume.choices[0].token_ids has 24 tokens, expected at most 23 (max_tokens is 24)");
   EXPECT_EQ(refusal([](Request& r) { r.drawn_before[0].finished = true; }),
-            "drawn_before has finished choices alone, expected one that goes on");
+            "baton_resume has finished choices alone, expected one that goes on");
   EXPECT_EQ(refusal([](Request& r) { r.sampling.eos_token_ids = {2}; }),
-            "drawn_before[0][1] is 2, which ends the answer, expected one that goes on");
+            "baton_resume.choices[0].token_ids[1] is 2, which ends the answer, expected one that goes on");
   EXPECT_EQ(refusal([](Request& r) { r.hold = HandoverId{{1}}; }),
-            "drawn_before with kv_transfer_params, expected one of them");
+            "baton_resume with kv_transfer_params, expected one of them");
 }
 
 // Two answers outgrow the cache together.

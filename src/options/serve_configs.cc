@@ -107,7 +107,7 @@ Result<void> read_scheduler(const json::object& config, ServeOptions& options) {
   return {};
 }
 
-// vllm-ascend's D gives a request that finds no KV block back to the proxy; elsewhere the key means nothing.
+// D gives a request that finds no KV block back to the proxy; elsewhere the key means nothing.
 void note_recompute_scheduler(const ServeOptions& options, Remarks remarks) {
   const std::string key = fmt::format("{}.recompute_scheduler_enable", kAdditional);
   const bool is_decode = options.kv_transfer && options.kv_transfer->role == KvRole::kConsumer;
@@ -116,7 +116,9 @@ void note_recompute_scheduler(const ServeOptions& options, Remarks remarks) {
     return;
   }
   remarks.warnings.push_back(
-      key + ": a request that finds no KV block is recomputed here, not given back to the proxy");
+      key +
+      ": a request that finds no KV block is given back to a proxy that says X-Baton-Resume, for others "
+      "recomputed here");
 }
 
 }  // namespace

@@ -181,8 +181,8 @@ TEST(Tutorial, DecodeLinesFoldWhatHasNoEffectIntoOneNotice) {
   EXPECT_EQ(options->speculative_method, "mtp");
   ASSERT_EQ(options->notices.size(), 3U);
   EXPECT_EQ(options->notices[0],
-            "--additional-config.recompute_scheduler_enable: a request that finds no KV block is recomputed "
-            "here, not given back to the proxy");
+            "--additional-config.recompute_scheduler_enable: a request that finds no KV block is given back "
+            "to a proxy that says X-Baton-Resume, for others recomputed here");
   EXPECT_EQ(
       options->notices[1],
       "--additional-config.lm_head_tensor_parallel_size: vllm-ascend ignores this spelling (did you mean "

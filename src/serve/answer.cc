@@ -1,5 +1,6 @@
 #include "serve/answer.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace baton::serve {
@@ -20,6 +21,8 @@ Result<void> Answer::add_prompt(TokenizedPrompt prompt) {
                                             .include_stop_str_in_output = fields.include_stop_str_in_output,
                                             .min_tokens = static_cast<uint32_t>(fields.min_tokens)}),
                         .drawn = {},
+                        .unnoted = {},
+                        .ahead = {},
                         .whole_text = {},
                         .token_ids = {},
                         .logprobs = {}});
@@ -29,7 +32,11 @@ Result<void> Answer::add_prompt(TokenizedPrompt prompt) {
 
 void Answer::take(uint32_t prompt, const engine::PromptEvent& event) {
   PromptState& state = prompts_[prompt];
-  state.cached_tokens = event.cached_tokens;
+  if (unsaid_head_) {
+    unsaid_head_->cached_tokens = event.cached_tokens;
+    unsaid_head_->handed_over = event.remote;
+  }
+  state.cached_tokens = goes_on_ ? goes_on_->cached_tokens : event.cached_tokens;
   if (event.prompt_logprobs.empty()) return;
   state.logprobs.emplace();
   for (size_t i = 0; i < event.prompt_logprobs.size(); ++i) {
@@ -48,9 +55,21 @@ void Answer::take(uint32_t prompt, const engine::PromptEvent& event) {
 Answer::Taken Answer::take(uint32_t prompt, const engine::TokensEvent& event) {
   ChoiceState& choice = choices_[prompt * static_cast<size_t>(request_->sampling.n) + event.choice];
   if (choice.text.finished()) return {};
-  ChoiceText::Added added = choice.text.take(event.tokens);
-  const Taken taken{.tokens = added.token_ids.size(), .hit_stop_string = added.hit_stop_string};
+  if (!goes_on_) return take_tokens(choice, event.tokens);
+  choice.ahead.insert(choice.ahead.end(), event.tokens.begin(), event.tokens.end());
+  return take_in_order();
+}
+
+Answer::Taken Answer::take_tokens(ChoiceState& choice, const std::vector<engine::DrawnToken>& tokens) {
+  ChoiceText::Added added = choice.text.take(tokens);
+  Taken taken{.tokens = added.token_ids.size(), .hit_stop = {}};
+  if (added.hit_stop_string) {
+    const auto index = static_cast<size_t>(&choice - choices_.data());
+    taken.hit_stop.push_back(static_cast<uint32_t>(index % static_cast<size_t>(request_->sampling.n)));
+  }
   if (request_->receipt) choice.drawn.take(added.token_ids, added.logprobs);
+  if (writes_notes_)
+    choice.unnoted.insert(choice.unnoted.end(), added.token_ids.begin(), added.token_ids.end());
   if (drops_output()) added = {};
   if (request_->stream) {
     append_chunk(choice, std::move(added));
@@ -60,6 +79,21 @@ Answer::Taken Answer::take(uint32_t prompt, const engine::TokensEvent& event) {
   choice.token_ids.insert(choice.token_ids.end(), added.token_ids.begin(), added.token_ids.end());
   for (auto& position : added.logprobs) choice.logprobs.push_back(std::move(position));
   return taken;
+}
+
+bool Answer::is_whole() const {
+  return std::ranges::all_of(choices_, [](const ChoiceState& choice) { return choice.text.finished(); });
+}
+
+bool Answer::can_give_receipt() const {
+  return std::ranges::none_of(choices_, [](const ChoiceState& choice) { return choice.is_over; });
+}
+
+uint32_t Answer::longest_choice(uint32_t prompt) const {
+  uint32_t longest = 0;
+  for (const ChoiceState& choice : choices_)
+    if (choice.prompt == prompt) longest = std::max(longest, choice.text.tokens());
+  return longest;
 }
 
 api::Usage Answer::usage() const {
@@ -87,7 +121,7 @@ api::Usage Answer::usage_of(const ChoiceState& choice) const {
 std::vector<api::FinishReason> Answer::finish_reasons() const {
   std::vector<api::FinishReason> reasons;
   for (const ChoiceState& choice : choices_)
-    reasons.push_back(choice.text.finish().value_or(api::FinishReason::kLength));
+    if (!choice.is_over) reasons.push_back(choice.text.finish().value_or(api::FinishReason::kLength));
   return reasons;
 }
 
@@ -116,9 +150,12 @@ void Answer::append_chunk(ChoiceState& choice, ChoiceText::Added added) {
   if (request_->continuous_usage_stats) delta.usage = &now;
   if (first && request_->return_token_ids) delta.prompt_token_ids = &prompt.prompt.tokens;
   if (first && is_chat()) {
-    now.completion_tokens = 0;  // the role is none
-    chunks_.append_role(events_, delta);
-    now = usage_of(choice);
+    if (!choice.has_role) {
+      now.completion_tokens = 0;  // the role is none
+      if (writes_notes_) append_note(choice, false, {});
+      chunks_.append_role(events_, delta);
+      now = usage_of(choice);
+    }
     delta.prompt_token_ids = nullptr;
   }
   choice.begun = true;
@@ -137,7 +174,9 @@ void Answer::append_chunk(ChoiceState& choice, ChoiceText::Added added) {
   // unless the client counts tokens.
   const bool says_something = !added.text.empty() || delta.finish_reason || delta.logprobs != nullptr ||
                               delta.token_ids != nullptr || delta.usage != nullptr;
-  if (says_something) chunks_.append_delta(events_, delta);
+  if (!says_something) return;
+  if (writes_notes_) append_note(choice, delta.finish_reason.has_value(), std::exchange(choice.unnoted, {}));
+  chunks_.append_delta(events_, delta);
 }
 
 std::string Answer::take_events() { return std::exchange(events_, {}); }
@@ -145,9 +184,14 @@ std::string Answer::take_events() { return std::exchange(events_, {}); }
 std::string Answer::last_events(std::string_view timings, std::string_view receipt) const {
   std::string events;
   const api::Usage all = usage();
-  if (!timings.empty() || !receipt.empty()) {
+  const bool has_more = !timings.empty() || !receipt.empty();
+  const bool is_due = (has_more || request_->include_usage) && !usage_said_;
+  if (is_due && writes_notes_) api::append_resume_note(events, {});
+  if (!is_due) {
+    // Nothing stands between the choices and the end.
+  } else if (has_more) {
     chunks_.append_last(events, timings, receipt, request_->include_usage ? &all : nullptr);
-  } else if (request_->include_usage) {
+  } else {
     chunks_.append_usage(events, all);
   }
   api::append_done(events);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -10,6 +11,7 @@
 
 #include "api/request.h"
 #include "api/response.h"
+#include "api/resume.h"
 #include "base/result.h"
 #include "engine/request.h"
 #include "serve/choice_text.h"
@@ -30,11 +32,19 @@ class Answer {
   // One more prompt and its n choices. kInvalid names the stop string that cannot be.
   Result<void> add_prompt(TokenizedPrompt prompt);
 
+  // Of a stream with one prompt, before its first token: a note in front of each event (api/resume.h). Of
+  // `head` only seed and digest are looked at.
+  void write_notes(const api::ResumeHead& head);
+  // As write_notes, and the answer goes on behind what other instances have said of it: nothing of that is
+  // said again, and the choices' events come in the order in which one instance would have sent them.
+  // kInvalid if it is no part of an answer that goes on.
+  Result<void> go_on(const api::Resumption& before);
+
   // Answers of the engine to prompt number `prompt`, in order.
   void take(uint32_t prompt, const engine::PromptEvent& event);
   struct Taken {
-    size_t tokens = 0;             // that count; the engine may have run ahead of a stop string
-    bool hit_stop_string = false;  // the engine shall stop this choice
+    size_t tokens = 0;               // that count; the engine may have run ahead of a stop string
+    std::vector<uint32_t> hit_stop;  // the engine shall stop these choices: their text hit a stop string
   };
   Taken take(uint32_t prompt, const engine::TokensEvent& event);
 
@@ -49,9 +59,17 @@ class Answer {
   // What a receipt says of prompt number `prompt`, drawn with `sampling`; if the request asks for one, and
   // before take_body.
   api::ReceiptPrompt receipt(uint32_t prompt, const engine::SamplingParams& sampling) const;
+  // Not of an answer one of whose choices ended at another instance, which alone knows why.
+  bool can_give_receipt() const;
+
+  // Every choice has ended.
+  bool is_whole() const;
+
+  // Tokens of the longest choice of prompt number `prompt`.
+  uint32_t longest_choice(uint32_t prompt) const;
 
   api::Usage usage() const;
-  // Why each choice ended, by index; one that did not is cut at the length.
+  // Why each choice ended that did so here, by index; one that did not end is cut at the length.
   std::vector<api::FinishReason> finish_reasons() const;
 
  private:
@@ -63,9 +81,13 @@ class Answer {
   struct ChoiceState {
     uint32_t prompt = 0;  // index into prompts_
     ChoiceText text;
-    DrawnChoice drawn;        // where a receipt is asked for
-    bool begun = false;       // its first chunk was made
-    int64_t text_offset = 0;  // characters before its next token, where logprobs are asked for
+    DrawnChoice drawn;                     // where a receipt is asked for
+    bool has_role = false;                 // a chat's: its role was said
+    bool begun = false;                    // its first chunk was made
+    bool is_over = false;                  // ended at another instance
+    int64_t text_offset = 0;               // characters before its next token, where logprobs are asked for
+    std::vector<TokenId> unnoted;          // consumed since its last note
+    std::deque<engine::DrawnToken> ahead;  // of an answer that goes on: wait for the other choices
     // Kept only for whole answers:
     std::string whole_text;
     std::vector<TokenId> token_ids;
@@ -77,6 +99,9 @@ class Answer {
   bool drops_output() const { return request_->echo && request_->sampling.max_tokens == 0; }
   api::Usage usage_of(const ChoiceState& choice) const;
   int64_t first_offset(const PromptState& prompt) const;
+  Taken take_tokens(ChoiceState& choice, const std::vector<engine::DrawnToken>& tokens);
+  Taken take_in_order();
+  void append_note(ChoiceState& choice, bool finished, std::vector<TokenId> ids);
   void append_chunk(ChoiceState& choice, ChoiceText::Added added);
   api::Choice whole(int32_t index, ChoiceState& choice) const;
 
@@ -88,6 +113,10 @@ class Answer {
   std::vector<PromptState> prompts_;
   std::vector<ChoiceState> choices_;  // [prompt][n]
   std::string events_;
+  bool writes_notes_ = false;
+  std::optional<api::ResumeHead> unsaid_head_;  // for the first note
+  std::optional<api::ResumeHead> goes_on_;      // what the first instance said of the answer
+  bool usage_said_ = false;                     // by another instance
 };
 
 }  // namespace baton::serve

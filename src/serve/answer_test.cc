@@ -119,7 +119,7 @@ std::string feed(Answer& answer, const Exchange& exchange, Random& random) {
     const Answer::Taken taken = answer.take(which / n, event);
     events += answer.take_events();
     // A stop string ends the choice at the engine too, which may have run ahead.
-    if ((taken.hit_stop_string && coin(random)) || done[which] == tokens.size())
+    if ((!taken.hit_stop.empty() && coin(random)) || done[which] == tokens.size())
       open.erase(open.begin() + pick);
   }
   return events;

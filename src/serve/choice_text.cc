@@ -43,6 +43,10 @@ ChoiceText::Added ChoiceText::take(const std::vector<engine::DrawnToken>& tokens
   return added;
 }
 
+void ChoiceText::conclude() {
+  if (!finish_) finish_ = api::FinishReason::kStop;
+}
+
 void ChoiceText::take_one(const engine::DrawnToken& token, Added& added) {
   ++count_;
   added.token_ids.push_back(token.token);

@@ -43,6 +43,9 @@ class ChoiceText {
   // Tokens after the end are dropped: the engine may have run ahead of a stop string.
   Added take(const std::vector<engine::DrawnToken>& tokens);
 
+  // Ends the choice without a word: another instance has said all of it.
+  void conclude();
+
   bool finished() const { return finish_.has_value(); }
   std::optional<api::FinishReason> finish() const { return finish_; }
   const api::StopReason& stop_reason() const { return stop_reason_; }

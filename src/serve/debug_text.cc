@@ -18,6 +18,7 @@ void fill_metrics(const EngineReport& report, api::ServeMetrics& metrics) {
   metrics.kv_cache_usage =
       stats.blocks_total == 0 ? 0.0 : 1.0 - static_cast<double>(stats.blocks_free) / stats.blocks_total;
   metrics.preemptions = stats.preemptions;
+  metrics.returned = stats.returned;
   metrics.iteration_tokens =
       api::Histogram(engine::kStepTokenEdges, stats.step_tokens, static_cast<double>(stats.step_tokens_sum));
   metrics.handover_bytes = stats.handover_bytes;

@@ -13,7 +13,8 @@ RequestId request_of(const engine::Answer& answer) {
 
 bool ends_request(const engine::Answer& answer) {
   return std::holds_alternative<engine::FinishedEvent>(answer) ||
-         std::holds_alternative<engine::FailedEvent>(answer);
+         std::holds_alternative<engine::FailedEvent>(answer) ||
+         std::holds_alternative<engine::ReturnedEvent>(answer);
 }
 
 }  // namespace

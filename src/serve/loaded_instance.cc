@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "api/kv_transfer_params.h"
+#include "api/resume.h"
 #include "base/check.h"
 #include "base/log.h"
 #include "checkpoint/fingerprint.h"
@@ -303,7 +304,8 @@ void LoadedInstance::make_served_model(const options::ServeOptions& options) {
                       .max_model_len = model_->max_model_len,
                       .tensor_parallel_size = 1,
                       .kv_port = 0,
-                      .order = order_of(options)};
+                      .order = order_of(options),
+                      .resume = api::kResumeProtocol};
 }
 
 Result<void> LoadedInstance::start_transfer(const options::ServeOptions& options) {
@@ -368,7 +370,9 @@ Result<void> LoadedInstance::start_engine(const options::ServeOptions& options,
                        std::chrono::duration<double, std::milli>(options.step_ms_max)),
                    .policy = options.scheduling_policy == options::SchedulingPolicy::kPriority
                                  ? engine::SchedulingPolicy::kPriority
-                                 : engine::SchedulingPolicy::kFcfs};
+                                 : engine::SchedulingPolicy::kFcfs,
+                   .returns = options.recompute_scheduler && options.kv_transfer &&
+                              options.kv_transfer->role == options::KvRole::kConsumer};
   config.waiting_max = static_cast<uint32_t>(options.max_queue_len);
   config.model_tokens_max = language_model_->info().max_position;
   config.prefix_cache = options.enable_prefix_caching;

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -18,6 +17,7 @@
 #include "serve/answer.h"
 #include "serve/request_builder.h"
 #include "serve/request_spans.h"
+#include "serve/resume_part.h"
 #include "traces/trace_context.h"
 
 namespace baton::serve {
@@ -57,7 +57,6 @@ struct PromptState {
   std::optional<Time> first_token;
   Time last_token;
   engine::SamplingParams sampling;
-  std::vector<uint32_t> drawn;                 // tokens that count, by choice
   std::unique_ptr<MetaserverPost> metaserver;  // D, layer-wise order: while the request runs
 };
 
@@ -91,6 +90,7 @@ class Session {
   std::string_view place() const;
   std::string timings() const;
   std::string receipt() const;
+  Result<void> resume(PromptState& prompt, engine::Request& request);
   void observe_tokens(PromptState& prompt, size_t tokens);
   bool left_peers_kv() const;
   void begin_stream();
@@ -107,6 +107,8 @@ class Session {
   api::ChatRequest chat_;
   api::CommonRequest* common_ = nullptr;
   HandoverPart handover_;
+  ResumePart resume_;
+  bool returned_ = false;  // the engine gave the request back
   std::optional<Answer> answer_;
   std::vector<PromptState> prompts_;
   size_t last_ended_ = 0;  // of prompts_; its timeline is that of the whole request
@@ -145,6 +147,12 @@ Result<void> Session::prepare() {
       .created_s = unix_seconds(),
       .model = echoes_name ? common_->model : desk_.model->names.front(),
       .tokens_as_ids = common_->return_tokens_as_token_ids || desk_.options->return_tokens_as_token_ids};
+  TRY(resume_, resume_part(http_.headers, *common_, handover_, is_chat() ? 1 : completion_.prompts.size(),
+                           desk_.model->vocab_size));
+  if (resume_.before) {
+    head.id = resume_.before->head.id;
+    head.created_s = resume_.before->head.created;
+  }
   answer_.emplace(kind_, *common_, std::move(head), desk_.model->tokenizer);
   common_->request_id = name;
   return is_chat() ? prepare_chat() : prepare_completion();
@@ -178,8 +186,9 @@ Result<void> Session::prepare_completion() {
 
 Result<void> Session::add_prompt(TokenizedPrompt prompt, std::optional<int32_t> fallback_max_tokens) {
   const auto tag = static_cast<uint32_t>(prompts_.size());
-  const DoorDraws draws{
-      .seed = desk_.seeds(), .handover = random_id<HandoverId>(), .transfer = random_id<TransferId>()};
+  const DoorDraws draws{.seed = resume_.before ? resume_.before->head.seed : desk_.seeds(),
+                        .handover = random_id<HandoverId>(),
+                        .transfer = random_id<TransferId>()};
   std::string why_computed;
   TRY(engine::Request request, build_request(*desk_.model, *common_, handover_, prompt.tokens,
                                              fallback_max_tokens, draws, why_computed));
@@ -190,7 +199,6 @@ Result<void> Session::add_prompt(TokenizedPrompt prompt, std::optional<int32_t> 
   }
   PromptState state;
   state.sampling = request.sampling;
-  state.drawn.resize(static_cast<size_t>(request.sampling.n));
   state.timeline = Timeline(Phase::kTokenise, arrived_);
   state.timeline.enter(Phase::kQueue, desk_.loop->now());
   state.record.request_id = common_->request_id;
@@ -202,7 +210,27 @@ Result<void> Session::add_prompt(TokenizedPrompt prompt, std::optional<int32_t> 
   desk_.metrics.request_prompt_tokens.observe(static_cast<double>(request.prompt.size()));
   desk_.metrics.request_params_max_tokens.observe(request.sampling.max_tokens);
   desk_.metrics.request_params_n.observe(request.sampling.n);
-  return submission_.add(std::move(request), tag);
+  if (!resume_.writes_notes) return submission_.add(std::move(request), tag);
+  TRY_DO(resume(prompts_.back(), request));
+  return answer_->is_whole() ? Result<void>{} : submission_.add(std::move(request), tag);
+}
+
+Result<void> Session::resume(PromptState& prompt, engine::Request& request) {
+  request.is_returnable = true;
+  if (!resume_.before) {
+    api::ResumeHead head;
+    head.seed = request.sampling.seed;
+    head.digest = engine::answer_digest(request.sampling, request.prompt);
+    answer_->write_notes(head);
+    return {};
+  }
+  TRY_DO(go_on_with(*resume_.before, request));
+  TRY_DO(answer_->go_on(*resume_.before));
+  ++desk_.metrics.resumed;
+  if (!answer_->is_whole()) return {};
+  prompt.record.outcome = "finished";
+  end_timeline(prompt, {}, std::nullopt);
+  return {};
 }
 
 void Session::take_prompt(PromptState& prompt, const engine::PromptEvent& event) {
@@ -229,8 +257,7 @@ void Session::observe_tokens(PromptState& prompt, size_t tokens) {
 void Session::take_tokens(uint32_t tag, const engine::TokensEvent& event) {
   const Answer::Taken taken = answer_->take(tag, event);
   if (taken.tokens > 0) observe_tokens(prompts_[tag], taken.tokens);
-  prompts_[tag].drawn[event.choice] += static_cast<uint32_t>(taken.tokens);
-  if (taken.hit_stop_string) submission_.stop_choice(tag, event.choice);
+  for (const uint32_t choice : taken.hit_stop) submission_.stop_choice(tag, choice);
 }
 
 void Session::take_end(PromptState& prompt, const engine::FinishedEvent& event) {
@@ -261,7 +288,8 @@ void Session::observe_end(const PromptState& prompt, const engine::FinishedEvent
     if (took > Duration{0}) metrics.phase_s[phase].observe(seconds(took));
   }
   metrics.request_generation_tokens.observe(event.output_tokens);
-  metrics.request_max_generation_tokens.observe(std::ranges::max(prompt.drawn));
+  metrics.request_max_generation_tokens.observe(
+      answer_->longest_choice(static_cast<uint32_t>(&prompt - prompts_.data())));
   if (prompt.record.prompt_tokens > 0)
     metrics.time_per_prefill_token_s.observe(seconds(prefill) / prompt.record.prompt_tokens);
   // The mean over its choices, which are drawn side by side.
@@ -314,7 +342,7 @@ std::string Session::timings() const {
 }
 
 std::string Session::receipt() const {
-  if (!common_->receipt) return {};
+  if (!common_->receipt || !answer_->can_give_receipt()) return {};
   api::Receipt receipt{.baton = BATON_VERSION,
                        .fingerprint = desk_.model->identity.fingerprint,
                        .dtype = desk_.model->identity.kv_dtype,
@@ -358,6 +386,11 @@ Result<void> Session::take(const Submission::Tagged& tagged) {
     prompt.record.outcome = event->error.message;
     end_timeline(prompt, event->timeline, event->error.message);
     return Failure(event->error);
+  }
+  if (const auto* event = std::get_if<engine::ReturnedEvent>(&tagged.answer)) {
+    returned_ = true;
+    prompt.record.outcome = "returned";
+    end_timeline(prompt, event->timeline, "returned: short of KV blocks");
   }
   return {};
 }
@@ -421,7 +454,12 @@ http::Awaitable<Result<void>> Session::relay() {
     const Result<void> written = co_await writer_.write(piece);
     if (!written) co_return Failure(written.error());
   }
-  if (common_->stream) {
+  if (returned_) {
+    std::string note;
+    api::append_resume_note(note, {.head = {}, .choices = {}, .returned = true});
+    writer_.append(note + "\n");
+  } else if (common_->stream) {
+    if (!writer_.started()) begin_stream();  // all was said elsewhere
     writer_.append(answer_->last_events(timings(), receipt()));
   } else {
     send_whole();
@@ -439,6 +477,7 @@ http::Awaitable<void> Session::run() {
   const Result<void> answered = co_await relay();
   if (answered) {
     if (!writer_.hung_up()) submission_.keep_held();
+    if (returned_) co_return;
     for (const api::FinishReason reason : answer_->finish_reasons())
       ++desk_.metrics.finished[std::string(api::finish_reason_name(reason))];
     co_return;

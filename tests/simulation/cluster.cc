@@ -180,7 +180,7 @@ void Instance::take_tokens(Open& open, const engine::TokensEvent& event) {
   auto& tokens = open.outcome.choices.at(event.choice);
   tokens.insert(tokens.end(), event.tokens.begin(),
                 event.tokens.begin() + static_cast<ptrdiff_t>(taken.tokens));
-  if (taken.hit_stop_string) inbox_.emplace_back(engine::StopChoice{event.request, event.choice});
+  for (const uint32_t choice : taken.hit_stop) inbox_.emplace_back(engine::StopChoice{event.request, choice});
 }
 
 bool Instance::turn(Time now) {
