@@ -16,6 +16,7 @@
 #include "http/sse.h"
 #include "serve/answer.h"
 #include "serve/request_builder.h"
+#include "serve/request_metrics.h"
 #include "serve/request_spans.h"
 #include "serve/resume_part.h"
 #include "traces/trace_context.h"
@@ -84,13 +85,12 @@ class Session {
   void take_tokens(uint32_t tag, const engine::TokensEvent& event);
   void take_end(PromptState& prompt, const engine::FinishedEvent& event);
   void take_reserved(uint32_t tag, const engine::ReservedEvent& event);
-  void observe_end(const PromptState& prompt, const engine::FinishedEvent& event);
   void end_timeline(PromptState& prompt, const Timeline& engine, std::optional<std::string> error);
   void abandon_timelines(const std::string& reason);
   std::string_view place() const;
   std::string timings() const;
   std::string receipt() const;
-  Result<void> resume(PromptState& prompt, engine::Request& request);
+  Result<void> prepare_notes(PromptState& prompt, engine::Request& request);
   void observe_tokens(PromptState& prompt, size_t tokens);
   bool left_peers_kv() const;
   void begin_stream();
@@ -211,11 +211,11 @@ Result<void> Session::add_prompt(TokenizedPrompt prompt, std::optional<int32_t> 
   desk_.metrics.request_params_max_tokens.observe(request.sampling.max_tokens);
   desk_.metrics.request_params_n.observe(request.sampling.n);
   if (!resume_.writes_notes) return submission_.add(std::move(request), tag);
-  TRY_DO(resume(prompts_.back(), request));
+  TRY_DO(prepare_notes(prompts_.back(), request));
   return answer_->is_whole() ? Result<void>{} : submission_.add(std::move(request), tag);
 }
 
-Result<void> Session::resume(PromptState& prompt, engine::Request& request) {
+Result<void> Session::prepare_notes(PromptState& prompt, engine::Request& request) {
   request.is_returnable = true;
   if (!resume_.before) {
     api::ResumeHead head;
@@ -266,38 +266,13 @@ void Session::take_end(PromptState& prompt, const engine::FinishedEvent& event) 
   prompt.handover_hidden = event.handover_hidden;
   last_ended_ = static_cast<size_t>(&prompt - prompts_.data());
   end_timeline(prompt, event.timeline, std::nullopt);
-  observe_end(prompt, event);
-}
-
-// vLLM's parts are coarser: what is neither waiting nor decoding is prefill.
-void Session::observe_end(const PromptState& prompt, const engine::FinishedEvent& event) {
-  api::ServeMetrics& metrics = desk_.metrics;
-  const Timeline& line = event.timeline;
-  const Duration queue = line.total(Phase::kQueue) + line.total(Phase::kReserve);
-  const Duration handover = line.total(Phase::kHandover);
-  const Duration decode = line.since_first({Phase::kDecodeWait, Phase::kDecode});
-  const Duration prefill = line.total() - queue - handover - decode;
-  metrics.e2e_latency_s.observe(seconds(prompt.timeline.total()));
-  metrics.queue_time_s.observe(seconds(queue));
-  metrics.prefill_time_s.observe(seconds(prefill));
-  metrics.decode_time_s.observe(seconds(decode));
-  metrics.inference_time_s.observe(seconds(prefill + decode));
-  if (prompt.record.remote) metrics.handover_time_s.observe(seconds(handover));
-  for (size_t phase = 0; phase < kPhases; ++phase) {
-    const Duration took = prompt.timeline.total(static_cast<Phase>(phase));
-    if (took > Duration{0}) metrics.phase_s[phase].observe(seconds(took));
-  }
-  metrics.request_generation_tokens.observe(event.output_tokens);
-  metrics.request_max_generation_tokens.observe(
-      answer_->longest_choice(static_cast<uint32_t>(&prompt - prompts_.data())));
-  if (prompt.record.prompt_tokens > 0)
-    metrics.time_per_prefill_token_s.observe(seconds(prefill) / prompt.record.prompt_tokens);
-  // The mean over its choices, which are drawn side by side.
-  const uint32_t n = prompt.sampling.n;
-  if (event.output_tokens > n) {
-    metrics.time_per_output_token_s.observe(seconds(decode) /
-                                            (static_cast<double>(event.output_tokens) / n - 1));
-  }
+  observe_end(desk_.metrics, {.engine = &event.timeline,
+                              .whole = &prompt.timeline,
+                              .remote = prompt.record.remote,
+                              .choices = prompt.sampling.n,
+                              .prompt_tokens = prompt.record.prompt_tokens,
+                              .output_tokens = event.output_tokens,
+                              .longest_choice = answer_->longest_choice(static_cast<uint32_t>(last_ended_))});
 }
 
 // What this instance is for the request.
