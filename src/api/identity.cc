@@ -136,4 +136,18 @@ std::string pairing_mismatch(const InstanceIdentity& p, const InstanceIdentity& 
   return {};
 }
 
+std::string resumption_mismatch(const InstanceIdentity& lost, const InstanceIdentity& other) {
+  const auto differ = [](std::string_view field, const auto& of_lost, const auto& of_other) {
+    return fmt::format("{}: {}, expected {} as where the answer began", field, of_other, of_lost);
+  };
+  if (other.role == Role::kPrefill) return "role: the instance only prefills";
+  if (lost.resume != other.resume) return differ("resume", lost.resume, other.resume);
+  if (lost.fingerprint != other.fingerprint)
+    return differ("fingerprint", lost.fingerprint, other.fingerprint);
+  if (lost.kv_dtype != other.kv_dtype) return differ("kv_dtype", lost.kv_dtype, other.kv_dtype);
+  if (lost.max_model_len != other.max_model_len)
+    return differ("max_model_len", lost.max_model_len, other.max_model_len);
+  return {};
+}
+
 }  // namespace baton::api

@@ -74,4 +74,8 @@ Result<std::optional<InstanceIdentity>> parse_models_identity(std::string_view b
 // Why prefill instance `p` cannot hand over to `d`: the field and both values; empty if it can.
 std::string pairing_mismatch(const InstanceIdentity& p, const InstanceIdentity& d);
 
+// Why `other` cannot go on with an answer that `lost` began (api/resume.h): the field and both values; empty
+// if it can, because it reads the same tokens, draws the same ones and stops at the same length.
+std::string resumption_mismatch(const InstanceIdentity& lost, const InstanceIdentity& other);
+
 }  // namespace baton::api

@@ -270,6 +270,8 @@ std::string render_metrics(const ProxyMetrics& metrics) {
        "Of these, other bits than the client got. Must stay 0.", number(metrics.parity_mismatches)},
       {"baton:parity_skipped_total", Type::kCounter,
        "Of the sample, not computed again: too much load, or no answer.", number(metrics.parity_skipped)},
+      {"baton:proxy_resumptions_total", Type::kCounter, "Answers that went on at another decode instance.",
+       number(metrics.resumptions)},
   };
   append_singles(text, {}, singles);
   text.family("baton:proxy_requests_total", Type::kCounter, "Requests finished, by outcome.");

@@ -1,16 +1,16 @@
-// Carries out one flow: asks the instances that it names, relays D's stream to a receiver, tells P and D what
-// the flow says they must know. Status and headers wait for D's first byte. io thread.
+// One request's way through the instances, and where its answer goes. io thread.
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <string>
+#include <string_view>
 
-#include "http/client.h"
+#include "api/identity.h"
+#include "http/io_loop.h"
 #include "http/message.h"
 #include "proxy/hub.h"
 #include "router/bodies.h"
-#include "router/pull_flow.h"
+#include "router/flow.h"
 
 namespace baton::proxy {
 
@@ -39,43 +39,8 @@ class Exchange {
   virtual const router::FlowReport& flow() const = 0;
 };
 
-class PullExchange final : public Exchange {
- public:
-  // `from` is the client's request and gives headers; `client` its body, or that of one part of it; `id` goes
-  // upstream as X-Request-Id.
-  PullExchange(Hub& hub, const http::Request& from, Receiver& receiver, router::ClientBody client,
-               std::string id);
-  ~PullExchange() override;
-  PullExchange(const PullExchange&) = delete;
-  PullExchange& operator=(const PullExchange&) = delete;
-
-  http::Awaitable<void> run() override;
-  const router::FlowReport& flow() const override { return flow_; }
-
- private:
-  http::Awaitable<void> carry_out();
-  http::Awaitable<void> wait_for_down();
-  void tell_instances();
-  http::ClientRequest upstream(router::InstanceId id, std::string body, Duration head_timeout);
-  http::Awaitable<router::Step> prefill(router::AskPrefill ask);
-  http::Awaitable<router::Step> decode(router::AskDecode ask);
-  http::Awaitable<router::Step> read_whole(http::ResponseStream stream);
-  // Nothing when the receiver has its answer, else what comes next.
-  http::Awaitable<std::optional<router::Step>> relay(http::ResponseStream stream);
-  // The failure as it is told: a wait that ended because a probe found the instance down says so.
-  Error failure(Error error) const;
-
-  Hub& hub_;
-  const http::Request& from_;
-  Receiver& receiver_;
-  std::shared_ptr<Watch> watch_;
-  router::PullFlow flow_;
-  std::optional<http::ResponseStream> stream_;  // D's answer, once its head is here
-  bool is_down_ = false;
-  bool resets_cancellation_ = false;
-};
-
-// The exchange of either order; the arguments as above.
+// The exchange of either order. `from` is the client's request and gives headers; `client` its body, or that
+// of one part of it; `id` goes upstream as X-Request-Id.
 std::unique_ptr<Exchange> make_exchange(Hub& hub, api::HandoverOrder order, const http::Request& from,
                                         Receiver& receiver, router::ClientBody client, std::string id);
 

@@ -1,30 +1,25 @@
-// Carries out one layer-wise flow: asks D, relays its stream to a receiver, and, when D's post comes, has P
-// asked (PrefillRun). Status and headers wait for D's first byte. io thread.
+// Carries out one layer-wise flow: D is asked (AnswerExchange), and when its post comes, P (PrefillRun). io
+// thread.
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <string>
 
-#include "http/client.h"
 #include "http/message.h"
-#include "proxy/exchange.h"
+#include "proxy/answer_exchange.h"
 #include "proxy/hub.h"
 #include "proxy/prefill_run.h"
 #include "router/layerwise_flow.h"
 
 namespace baton::proxy {
 
-class LayerwiseExchange final : public Exchange {
+class LayerwiseExchange final : public AnswerExchange {
  public:
-  // `from` is the client's request and gives headers; `id` goes upstream as X-Request-Id.
+  // As make_exchange.
   LayerwiseExchange(Hub& hub, const http::Request& from, Receiver& receiver, router::ClientBody client,
                     std::string id);
   ~LayerwiseExchange() override;
-  LayerwiseExchange(const LayerwiseExchange&) = delete;
-  LayerwiseExchange& operator=(const LayerwiseExchange&) = delete;
 
-  http::Awaitable<void> run() override;
   const router::LayerwiseFlow& flow() const override { return flow_; }
   Hub& hub() const { return hub_; }
   const http::Request& from() const { return from_; }
@@ -40,32 +35,20 @@ class LayerwiseExchange final : public Exchange {
   router::PrefillStep on_prefill_pause_done();
   void on_prefill_end();
 
-  http::Awaitable<void> carry_out();
-  http::Awaitable<void> wait_for_down();
-  http::ClientRequest upstream(const router::AskDecode& ask);
-  http::Awaitable<router::LayerwiseStep> decode(router::AskDecode ask);
-  http::Awaitable<router::LayerwiseStep> read_whole(http::ResponseStream stream);
-  // Nothing when the receiver has its answer, else what comes next.
-  http::Awaitable<std::optional<router::LayerwiseStep>> relay(http::ResponseStream stream);
-  http::Awaitable<Result<void>> resume_held(std::string& out);
-  http::Awaitable<void> await_prefill();
+  router::AnswerFlow& answer_flow() override { return flow_; }
+  http::Awaitable<router::Step> prefill(router::AskPrefill /*ask*/) override { co_return router::Pause{}; }
+  http::Awaitable<void> await_prefill() override;
+  router::Step on_prefill_over() override { return flow_.on_prefill_over(hub_.loop.now()); }
+  void on_decode() override { expect_post(); }
+  void on_pause() override;
+  bool gives_up_decode() const override { return flow_.gives_up_decode(); }
   void begin_prefill(router::PrefillStep step);
   void end_prefill();
   void expect_post();
-  void tell_instances();
-  // The failure as it is told: a wait that ended because a probe found the instance down says so.
-  Error failure(Error error) const;
 
-  Hub& hub_;
-  const http::Request& from_;
-  Receiver& receiver_;
-  Watch watch_;  // of D, while it is asked
   router::LayerwiseFlow flow_;
   std::string expected_post_;  // its name in hub_.reservations
   std::shared_ptr<PrefillRun> prefill_run_;
-  std::optional<http::ResponseStream> stream_;  // D's answer, once its head is here
-  bool is_down_ = false;
-  bool resets_cancellation_ = false;
 };
 
 }  // namespace baton::proxy

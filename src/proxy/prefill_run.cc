@@ -63,13 +63,14 @@ http::Awaitable<std::optional<router::PrefillStep>> PrefillRun::ask(router::AskP
   const Time begin = hub_.loop.now();
   watch_.instance = ask.instance;
   const router::Instance* instance = hub_.registry.find(ask.instance);
-  http::ClientRequest request{.to = hub_.address_of(*instance),
-                              .method = "POST",
-                              .target = std::string(router::route_path(owner_->flow().client().route)),
-                              .headers = hub_.upstream_headers(&owner_->from(), owner_->flow().request_id()),
-                              .body = std::move(ask.body),
-                              .head_timeout = hub_.options.prefill_timeout,
-                              .idle_timeout = hub_.options.idle_timeout};
+  http::ClientRequest request{
+      .to = hub_.address_of(*instance),
+      .method = "POST",
+      .target = std::string(router::route_path(owner_->flow().client().route)),
+      .headers = hub_.upstream_headers(&owner_->from(), owner_->flow().prefill_request_id()),
+      .body = std::move(ask.body),
+      .head_timeout = hub_.options.prefill_timeout,
+      .idle_timeout = hub_.options.idle_timeout};
   auto first = co_await (hub_.client.request(std::move(request)) || wait_for_down());
   if (owner_ == nullptr) co_return std::nullopt;
   hub_.metrics.prefill_time_s.observe(seconds(hub_.loop.now() - begin));

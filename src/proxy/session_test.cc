@@ -233,7 +233,7 @@ TEST_F(SessionTest, NothingGoesElsewhereAfterTheFirstByte) {
   d2_.script({});
   const std::string body = unchunked(proxy_->post(R"({"prompt":"x","stream":true})"));
   EXPECT_TRUE(body.starts_with("data: {}\n\ndata: {\"error\":")) << body;
-  EXPECT_TRUE(body.ends_with("data: [DONE]\n\n")) << body;
+  EXPECT_EQ(body.find("[DONE]"), std::string::npos) << body;
   EXPECT_TRUE(d2_.heard().empty());
   EXPECT_TRUE(proxy_->is_idle());
 }
@@ -380,7 +380,7 @@ TEST_F(SessionTest, AStreamThatStopsIsEndedAfterTheIdleTimeoutAlthoughItsInstanc
   d1_.script({{.pieces = {"data: {}\n\n"}, .is_stream = true, .holds = true}});
   const std::string body = unchunked(proxy_->post(R"({"prompt":"x","stream":true})"));
   EXPECT_TRUE(body.starts_with("data: {}\n\ndata: {\"error\":")) << body;
-  EXPECT_TRUE(body.ends_with("data: [DONE]\n\n")) << body;
+  EXPECT_EQ(body.find("[DONE]"), std::string::npos) << body;
   EXPECT_TRUE(proxy_->becomes([&](const Hub&) { return d1_.left() == 1; }));
   EXPECT_TRUE(proxy_->is_idle());
 }
@@ -508,7 +508,7 @@ TEST_F(SessionTest, APartThatFailsAfterTheFirstByteEndsTheStreamWithAnErrorEvent
     const size_t error = body.find("data: {\"error\":");
     ASSERT_NE(error, std::string::npos) << body;
     EXPECT_EQ(body.find("data: {\"error\":", error + 1), std::string::npos) << body;
-    EXPECT_TRUE(body.ends_with("}\n\ndata: [DONE]\n\n")) << body;
+    EXPECT_EQ(body.find("[DONE]"), std::string::npos) << body;
     // The other part has left its instance, if it had got there.
     const auto is_endless = [](const std::string& heard) { return heard.contains(R"("prompt":"a")"); };
     EXPECT_TRUE(proxy_->becomes([&](const Hub&) {

@@ -44,6 +44,18 @@ bool is_error_event(std::string_view data) {
   return event->find("error").value_or("null") != "null" || event->find("object") == "\"error\"";
 }
 
+void append_lost(std::string& out, const Error& error, std::string_view phase, std::string_view instance,
+                 bool may_retry) {
+  std::string data = api::render_error(error);
+  data.resize(data.size() - 2);  // the ends of both objects
+  data += ",\"phase\":";
+  api::append_json_string(data, phase);
+  data += ",\"instance\":";
+  api::append_json_string(data, instance);
+  data += may_retry ? ",\"retry\":true}}" : ",\"retry\":false}}";
+  append_event(data, out);
+}
+
 Reply reply_of(const UpstreamAnswer& answer) {
   Reply reply{.status = answer.status, .body = answer.body, .retry_after = answer.retry_after};
   if (reply.retry_after.empty() && (answer.status == 429 || answer.status == 503))

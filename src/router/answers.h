@@ -22,6 +22,11 @@ void append_event(std::string_view data, std::string& out);
 // Whether the data of an event is an error: vLLM's {"error":{...}} and its older {"object":"error",...}.
 bool is_error_event(std::string_view data);
 
+// The error event that ends a stream which nobody goes on with: `phase` and `instance` (host:port) of what
+// was lost, and whether the same request may be answered if it is sent again. Nothing follows it.
+void append_lost(std::string& out, const Error& error, std::string_view phase, std::string_view instance,
+                 bool may_retry);
+
 // An instance's refusal as the client gets it: its status, and its body if that is JSON, else wrapped in
 // OpenAI's shape.
 Reply reply_of(const UpstreamAnswer& answer);

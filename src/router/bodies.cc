@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "api/limits.h"
+#include "api/resume.h"
 
 namespace baton::router {
 namespace {
@@ -241,6 +242,7 @@ Result<ClientBody> read_client_body(Route route, std::string_view body) {
   client.route = route;
   client.bytes = body.size();
   TRY(client.members, api::ObjectBytes::parse(body));
+  client.members.remove(api::kResumeField);  // what an answer has said is not the client's to tell
   TRY(client.stream, read_bool(client.members, "stream"));
   const std::string_view options = client.members.find("stream_options").value_or("");
   if (!is_null(options)) {

@@ -1,6 +1,6 @@
 // What a flow and its shell say to each other. A flow is one request's way through the instances as a
-// function of what happened; the shell (proxy/exchange.h) does what the flow says, one step at a time, and
-// reports how it went.
+// function of what happened; the shell (proxy/answer_exchange.h) does what the flow says, one step at a time,
+// and reports how it went.
 #pragma once
 
 #include <cstdint>
@@ -33,6 +33,7 @@ struct AskPrefill {
 struct AskDecode {
   InstanceId instance{};
   std::string body;
+  bool notes = false;  // D shall note what its events say (api::kResumeHeader)
 };
 struct Pause {
   Duration duration{0};
@@ -46,6 +47,12 @@ struct Reply {
 };
 // D answers 200 to a streaming request: forward its events.
 struct Relay {};
+// What is left of the stream whose events the client has; the request is over.
+struct End {
+  std::string events = {};
+};
+// Layer-wise order: D's answer is here, P's is not: go on with on_prefill_over.
+struct AwaitPrefill {};
 // The chosen instances hold the KV of one choice only: the request has to be split into its choices
 // (router/parts.h). Nothing was asked of anybody.
 struct Split {};
@@ -54,7 +61,7 @@ struct Split {};
 struct Wait {
   Duration duration{0};
 };
-using Step = std::variant<AskPrefill, AskDecode, Pause, Reply, Relay, Split, Wait>;
+using Step = std::variant<AskPrefill, AskDecode, Pause, Reply, Relay, AwaitPrefill, Split, Wait, End>;
 
 // What P or D must be told after the request went another way: its part of the work is not wanted.
 struct Cleanup {

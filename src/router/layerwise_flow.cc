@@ -23,53 +23,30 @@ std::string LayerwiseFlow::post_id() const {
                                        : fmt::format("cmpl-{}-0", request_id_);
 }
 
-Reply LayerwiseFlow::finish(Reply reply, std::string outcome) {
-  is_over_ = true;
-  outcome_ = std::move(outcome);
-  stop_prefill();
-  room_.leave();
-  d_.release();
-  return reply;
-}
-
-Reply LayerwiseFlow::finish_error(const Error& error, std::string outcome) {
-  return finish(reply_of(error), std::move(outcome));
-}
-
-void LayerwiseFlow::abort_at(InstanceId id) {
-  if (auto cleanup = abort_of(registry_, id, request_id_)) cleanups_.push_back(std::move(*cleanup));
-}
-
 // The shell closes what runs at P; P is told too, because it may not have read the request yet.
 void LayerwiseFlow::stop_prefill() {
   if (part_ == Part::kRunning) {
     part_ = Part::kFailed;
-    if (p_) abort_at(p_.instance());
+    if (p_) abort_at(p_.instance(), p_request_id_);
   }
   p_.release();
 }
 
 // ---- D ----
 
-LayerwiseStep LayerwiseFlow::wait_for_room(Time now, std::string why) {
-  const auto waits = room_.enter(now, std::move(why));
-  if (!waits) return finish_error(waits.error(), "full");
-  return *waits;
-}
-
-LayerwiseStep LayerwiseFlow::begin_decode(Time now) {
+Step LayerwiseFlow::begin_decode(Time now) {
   d_.release();
   if (room_.must_wait()) return wait_for_room(now, "requests wait already");
   auto placed = registry_.place_prefill(demand_, avoid_, now);
   if (placed) times_ = {.placement = placed->placement};
-  if (placed && placed->d) return ask_decode(std::move(placed->d), true, now);
+  if (placed && placed->d) return ask(std::move(placed->d), true, now);
   auto reserved = placed ? registry_.reserve_decode_first(demand_, avoid_, now)
                          : Result<Reservation>(Failure(placed.error()));
   // Misfits are the operator's to mend: only where every P is down D does its work.
   if (!reserved && reserved.error().code == Code::kUnavailable && !registry_.may_prefill(now)) {
     auto d = registry_.reserve_decode_alone(demand_, avoid_, now);
     times_ = {.placement = alone(kNoPrefillInstance, {}).placement};
-    if (d) return ask_decode(std::move(*d), true, now);
+    if (d) return ask(std::move(*d), true, now);
     if (d.error().code == Code::kExhausted) reserved = Failure(d.error());
   }
   if (!reserved && reserved.error().code == Code::kExhausted)
@@ -78,11 +55,11 @@ LayerwiseStep LayerwiseFlow::begin_decode(Time now) {
     room_.leave();
     return finish_error(reserved.error(), "no_instance");
   }
-  return ask_decode(std::move(*reserved), false, now);
+  return ask(std::move(*reserved), false, now);
 }
 
 // `is_alone`: D computes the prompt itself and posts to nobody.
-LayerwiseStep LayerwiseFlow::ask_decode(Reservation d, bool is_alone, Time now) {
+Step LayerwiseFlow::ask(Reservation d, bool is_alone, Time now) {
   room_.leave();
   ++rounds_;
   request_id_ = rounds_ == 1 ? first_id_ : fmt::format("{}.{}", first_id_, rounds_);
@@ -90,22 +67,21 @@ LayerwiseStep LayerwiseFlow::ask_decode(Reservation d, bool is_alone, Time now) 
   answers_ = asks_prompt_ = false;
   p_answer_.reset();
   d_ = std::move(d);
-  d_instance_ = d_.instance();
   const bool baton = is_baton(registry_, d_.instance());
   // A D that is no Baton instance posts once per choice, under names that nobody can answer.
   if (!baton && client_.choices_are_separable) {
-    static_cast<void>(finish({}, "split"));
+    finish("split");
     return Split{};
   }
-  times_ = {.decode_asked = now, .placement = times_.placement};
+  times_ = {.placement = times_.placement};
   learns_ = is_alone;
   alone_ = is_alone || (!baton && client_.choices > 1);
-  if (alone_) return AskDecode{d_.instance(), decode_body(client_, {}, baton, seed_)};
+  if (alone_) return ask_decode(decode_body(client_, {}, baton, seed_), now);
   const Instance* chosen = registry_.find(d_.instance());
-  return AskDecode{d_.instance(), reserve_body(client_, metaserver_(*chosen), baton, seed_)};
+  return ask_decode(reserve_body(client_, metaserver_(*chosen), baton, seed_), now);
 }
 
-LayerwiseStep LayerwiseFlow::decode_again(const Error& error) {
+Step LayerwiseFlow::decode_again(const Error& error) {
   stop_prefill();
   avoid_.push_back(d_.instance());
   if (rounds_ >= limits_.attempts) return finish_error(error, "d_failed");
@@ -113,9 +89,14 @@ LayerwiseStep LayerwiseFlow::decode_again(const Error& error) {
   return Pause{pause_after(limits_, rounds_)};
 }
 
-LayerwiseStep LayerwiseFlow::on_decode_head() { return Relay{}; }
+// It computes the prompt and posts nothing. What was kept of the other D's answer has not gone out.
+void LayerwiseFlow::on_going_on() {
+  alone_ = answers_ = true;
+  learns_ = false;
+  held_.reset();
+}
 
-LayerwiseStep LayerwiseFlow::on_decode_whole(Result<UpstreamAnswer> answer, Time now) {
+Step LayerwiseFlow::decode_whole(Result<UpstreamAnswer> answer, Time now) {
   if (fatal_) return finish(*std::exchange(fatal_, std::nullopt), "p_failed");
   if (answer && answer->status == 200) {
     answers_ = true;
@@ -126,22 +107,13 @@ LayerwiseStep LayerwiseFlow::on_decode_whole(Result<UpstreamAnswer> answer, Time
   if (!answer) {
     const Error error = named(registry_, d_.instance(), answer.error());
     registry_.on_request_failed(d_.instance(), answer.error().message, now);
-    abort_at(d_.instance());
+    abort_at(d_.instance(), request_id_);
     return decode_again(error);
   }
   note_status(registry_, d_.instance(), answer->status, now);
   if (may_try_again(*answer) && rounds_ < limits_.attempts)
     return decode_again({Code::kUnavailable, "decode"});
   return finish(reply_of(*answer), answer->status < 500 ? "refused" : "d_failed");
-}
-
-LayerwiseStep LayerwiseFlow::on_decode_empty(const Result<void>& end, Time now) {
-  if (!end) return on_decode_whole(Failure(end.error()), now);
-  const Error error =
-      named(registry_, d_.instance(),
-            {Code::kUnavailable, "its stream ended before its first event, expected an answer"});
-  return on_decode_whole(
-      UpstreamAnswer{.status = 502, .body = api::render_error(error, 502), .retry_after = {}}, now);
 }
 
 bool LayerwiseFlow::asks_prompt_part() const {
@@ -153,22 +125,20 @@ bool LayerwiseFlow::lacks_prompt(std::string_view answer) const {
   return asks_prompt_part() && !alone_ && part_ != Part::kHere && !has_prompt_part(client_, answer);
 }
 
-LayerwiseStep LayerwiseFlow::settle_whole(Time now) {
+Step LayerwiseFlow::settle_whole(Time now) {
   const bool lacks = lacks_prompt(d_body_);
   const bool has_failed = part_ == Part::kFailed && asks_prompt_;
   if (part_ == Part::kRunning || (lacks && !has_failed)) return AwaitPrefill{};
-  if (lacks) return on_decode_whole(UpstreamAnswer{502, p_failure_.body, {}}, now);
+  if (lacks) return decode_whole(UpstreamAnswer{502, p_failure_.body, {}}, now);
   auto body = whole_answer(client_, p_answer_ ? &*p_answer_ : nullptr, std::move(d_body_));
   if (body) {
     registry_.on_answered(d_.instance(), now);
     return finish({.body = std::move(*body)}, "ok");
   }
   const Error error = named(registry_, d_.instance(), body.error());
-  return on_decode_whole(
-      UpstreamAnswer{.status = 502, .body = api::render_error(error, 502), .retry_after = {}}, now);
+  return decode_whole(UpstreamAnswer{.status = 502, .body = api::render_error(error, 502), .retry_after = {}},
+                      now);
 }
-
-LayerwiseStep LayerwiseFlow::on_prefill_over(Time now) { return settle_whole(now); }
 
 bool LayerwiseFlow::must_wait(std::string_view data) const {
   if (part_ == Part::kRunning && tells_of_p(data)) return true;
@@ -181,51 +151,26 @@ void LayerwiseFlow::on_event(std::string_view raw, std::string_view data, std::s
   answers_ = true;
   if (learns_) learns_ = !note_own_prefill(registry_, d_, demand_, data);
   if (must_wait(data)) {
-    held_ = HeldEvent{std::string(raw), std::string(data)};
+    held_ = KeptEvent{std::string(raw), std::string(data)};
   } else {
-    forward(raw, data, out);
+    pass_on(raw, data, out);
   }
 }
 
 Result<void> LayerwiseFlow::resume(std::string& out) {
   const bool lacks = !begun_ && lacks_prompt(held_->data);
   if (part_ == Part::kRunning || (lacks && !(part_ == Part::kFailed && asks_prompt_))) return {};
-  const HeldEvent event = *std::exchange(held_, std::nullopt);
+  const KeptEvent event = *std::exchange(held_, std::nullopt);
   if (lacks) return fail(Code::kUnavailable, "the prompt's logprobs: no prefill instance answers");
-  forward(event.raw, event.data, out);
+  pass_on(event.raw, event.data, out);
   return {};
 }
 
-void LayerwiseFlow::forward(std::string_view raw, std::string_view data, std::string& out) {
-  begun_ = true;
-  if (data == "[DONE]") {
-    saw_done_ = true;
-    if (client_.part) return;
-  }
-  if (is_error_event(data)) saw_error_ = true;
+void LayerwiseFlow::pass_on(std::string_view raw, std::string_view data, std::string& out) {
   if (!merger_) merger_.emplace(client_, p_answer_ ? &*p_answer_ : nullptr);
   if (p_answer_) merger_->set_cached_tokens(p_answer_->cached_tokens);
-  const auto merged = merger_->merge(data);
-  if (!merged) {
-    out += raw;
-  } else if (!merged->empty()) {
-    append_event(*merged, out);
-  }
-}
-
-void LayerwiseFlow::on_stream_end(const Result<void>& end, Time now, std::string& out) {
-  const bool whole = saw_done_;  // however the connection ended after it
-  if (!whole && !saw_error_) {
-    const std::string why = end ? "its stream ended without [DONE]" : end.error().message;
-    const Error error = named(registry_, d_.instance(), {Code::kUnavailable, why});
-    api::append_error_event(out, {error.code, "the answer is not complete: " + error.message});
-    if (!client_.part) api::append_done(out);
-    if (!end) registry_.on_request_failed(d_.instance(), why, now);
-    if (end) registry_.on_answer_failed(d_.instance(), now);
-    abort_at(d_.instance());
-  }
-  if (whole) registry_.on_answered(d_.instance(), now);
-  static_cast<void>(finish({}, whole && !saw_error_ ? "ok" : "d_failed"));
+  std::string kept;
+  forward(without_notes(raw, kept), data, out);
 }
 
 // ---- P ----
@@ -274,6 +219,7 @@ PrefillStep LayerwiseFlow::begin_prefill(Time now) {
   if (!reserved) return prefill_failed(reply_of(reserved.error()), reserved.error().message);
   p_ = std::move(*reserved);
   p_instance_ = p_.instance();
+  p_request_id_ = request_id_;
   times_.prefill_asked = now;
   const bool baton = is_baton(registry_, p_.instance());
   return AskPrefill{p_.instance(), asks_prompt_ ? prompt_body(client_, baton, seed_)
@@ -300,7 +246,7 @@ PrefillStep LayerwiseFlow::on_prefill(Result<UpstreamAnswer> answer, Time now) {
   };
   if (!answer) {
     registry_.on_request_failed(p_.instance(), answer.error().message, now);
-    abort_at(p_.instance());  // it may be computing still, or again after a pause
+    abort_at(p_.instance(), p_request_id_);  // it may be computing still, or again after a pause
     return unusable(answer.error());
   }
   note_status(registry_, p_.instance(), answer->status, now);
@@ -313,7 +259,7 @@ PrefillStep LayerwiseFlow::on_prefill(Result<UpstreamAnswer> answer, Time now) {
   auto read = read_prefill_answer(std::move(answer->body));
   if (!read) {
     registry_.on_answer_failed(p_.instance(), now);
-    abort_at(p_.instance());
+    abort_at(p_.instance(), p_request_id_);
     return unusable({Code::kUnavailable, read.error().message});
   }
   times_.prefill_answered = now;
@@ -351,7 +297,7 @@ void LayerwiseFlow::on_prefill_late() {
 void LayerwiseFlow::on_client_gone() {
   if (is_over_) return;
   // The closed connection aborts D.
-  static_cast<void>(finish({}, "client_gone"));
+  finish("client_gone");
 }
 
 }  // namespace baton::router

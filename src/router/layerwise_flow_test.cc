@@ -112,7 +112,7 @@ class Play {
     if (what == "pause") return told(flow_->on_pause_done(kNow));
     if (what == "head") return told(flow_->on_decode_head());
     if (what == "lost") return told(flow_->on_decode_whole(fail(Code::kUnavailable, "reset"), kNow));
-    if (what == "empty") return told(flow_->on_decode_empty({}, kNow));
+    if (what == "empty") return told(flow_->on_stream_end({}, kNow));
     if (what == "awaited") return told(flow_->on_prefill_over(kNow));
     if (what == "late") return flow_->on_prefill_late(), told(flow_->on_prefill_over(kNow));
     if (what == "event") {
@@ -124,9 +124,8 @@ class Play {
       return resumed ? (flow_->waits() ? "waits" : one_line(out)) : resumed.error().message;
     }
     if (what == "end") {
-      flow_->on_stream_end(rest == "cut" ? Result<void>(fail(Code::kUnavailable, "cut")) : Result<void>(),
-                           kNow, out);
-      return one_line(out) + flow_->outcome();
+      return told(flow_->on_stream_end(
+          rest == "cut" ? Result<void>(fail(Code::kUnavailable, "cut")) : Result<void>(), kNow));
     }
     return told(flow_->on_decode_whole(UpstreamAnswer{std::stoi(what), rest}, kNow));
   }
@@ -156,6 +155,7 @@ class Play {
   std::string say(const Split&) { return "split"; }
   std::string say(const Wait&) { return "wait"; }
   std::string say(const AwaitPrefill&) { return "await"; }
+  std::string say(const End& end) { return one_line(end.events) + flow_->outcome(); }
   std::string say(const PrefillOver& over) { return over.ok ? "ok" : "over: " + over.detail; }
   std::string cleanups() {
     std::string out;
@@ -374,12 +374,12 @@ D 429 {} => reply 429 {}; abort p:1 id
         1);
 }
 
-TEST(LayerwiseFlow, NothingIsTriedAgainAfterTheFirstByte) {
+TEST(LayerwiseFlow, WhatADThatCannotBeResumedHasBegunEndsWithAnError) {
   plays(true, R"({"stream":true})",
         R"(start => ask d:1 cmpl-id-0
 D head => relay
 D event {} => data: {}|
-D end cut => data: {"error":{"message":"the answer is not complete: decode instance d:1: cut","type":"ServiceUnavailableError","param":null,"code":503}}|data: [DONE]|d_failed; abort d:1 id
+D end cut => data: {"error":{"message":"the answer is not complete: decode instance d:1: cut","type":"ServiceUnavailableError","param":null,"code":503,"phase":"decode","instance":"d:1","retry":true}}|d_failed; abort d:1 id
 )");
 }
 

@@ -171,7 +171,7 @@ void PartedAnswer::append_end(std::string& out) {
     if (event->find("receipt")) event->set("receipt", receipt());
     out += "data: " + event->str() + "\n\n";
   }
-  api::append_done(out);
+  if (!failed_) api::append_done(out);  // nothing follows an error
 }
 
 Result<std::string> PartedAnswer::join() {

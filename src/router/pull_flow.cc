@@ -8,35 +8,9 @@
 
 namespace baton::router {
 
-Step PullFlow::finish(Reply reply, std::string outcome) {
-  stage_ = Stage::kOver;
-  outcome_ = std::move(outcome);
-  p_.release();
-  d_.release();
-  return reply;
-}
-
-Step PullFlow::finish_error(const Error& error, std::string outcome) {
-  return finish(reply_of(error), std::move(outcome));
-}
-
-void PullFlow::abort_at(InstanceId id, std::string request) {
-  if (auto cleanup = abort_of(registry_, id, std::move(request))) cleanups_.push_back(std::move(*cleanup));
-}
-
-Step PullFlow::start(Time now) { return begin_prefill(now); }
-
-Step PullFlow::on_pause_done(Time now) {
+Step PullFlow::after_pause(Time now) {
   return after_pause_ == Stage::kPrefill ? begin_prefill(now) : begin_decode(now);
 }
-
-Step PullFlow::wait_for_room(Time now, std::string why) {
-  const auto waits = room_.enter(now, std::move(why));
-  if (!waits) return finish_error(waits.error(), "full");
-  return *waits;
-}
-
-Step PullFlow::on_wait_over() { return finish_error(room_.on_over(), "full"); }
 
 Step PullFlow::begin_prefill(Time now) {
   stage_ = Stage::kPrefill;
@@ -64,7 +38,7 @@ Step PullFlow::begin_prefill(Time now) {
   p_instance_ = p_.instance();
   // A foreign P answers with the parameters of one choice and strands the KV of the others (vllm#38900).
   if (client_.choices_are_separable && !is_baton(registry_, p_.instance())) {
-    finish({}, "split");
+    finish("split");
     return Split{};
   }
   if (client_.must_call_tool && registry_.find(p_.instance())->fails_forced_tools) return decode_alone(now);
@@ -172,7 +146,7 @@ Step PullFlow::decode_alone(Placed placed, Time now) {
   stage_ = Stage::kDecode;
   ++decode_attempts_;
   begin_round();
-  return ask_decode(std::move(placed.d), now);
+  return ask(std::move(placed.d), now);
 }
 
 // No P has computed the prompt, as often as it was tried: a Baton D does. Where there is none, or none has
@@ -194,15 +168,14 @@ Step PullFlow::begin_decode(Time now) {
     abandon_held();
     return finish_error(reserved.error(), "no_instance");
   }
-  return ask_decode(std::move(*reserved), now);
+  return ask(std::move(*reserved), now);
 }
 
-Step PullFlow::ask_decode(Reservation d, Time now) {
+Step PullFlow::ask(Reservation d, Time now) {
   d_ = std::move(d);
-  d_instance_ = d_.instance();
-  times_.decode_asked = now;
-  return AskDecode{d_.instance(), decode_body(client_, held_ ? held_->kv_transfer_params : std::string_view(),
-                                              is_baton(registry_, d_.instance()), seed_)};
+  return ask_decode(decode_body(client_, held_ ? held_->kv_transfer_params : std::string_view(),
+                                is_baton(registry_, d_.instance()), seed_),
+                    now);
 }
 
 // Nobody will fetch P's KV any more.
@@ -224,11 +197,11 @@ void PullFlow::abandon_held() {
 
 Step PullFlow::on_decode_head() {
   CHECK(stage_ == Stage::kDecode);
-  if (held_ || client_.part) merger_.emplace(client_, held_ ? &*held_ : nullptr);
+  if (!begun_ && (held_ || client_.part)) merger_.emplace(client_, held_ ? &*held_ : nullptr);
   return Relay{};
 }
 
-Step PullFlow::on_decode_whole(Result<UpstreamAnswer> answer, Time now) {
+Step PullFlow::decode_whole(Result<UpstreamAnswer> answer, Time now) {
   if (answer && answer->status == 200) {
     if (learns_) learns_ = !note_own_prefill(registry_, d_, demand_, answer->body);
     auto body = whole_answer(client_, held_ ? &*held_ : nullptr, std::move(answer->body));
@@ -263,51 +236,16 @@ Step PullFlow::on_decode_whole(Result<UpstreamAnswer> answer, Time now) {
   return finish(reply_of(*answer), answer->status < 500 ? "refused" : "d_failed");
 }
 
-Step PullFlow::on_decode_empty(const Result<void>& end, Time now) {
-  if (!end) return on_decode_whole(Failure(end.error()), now);
-  const Error error =
-      named(registry_, d_.instance(),
-            {Code::kUnavailable, "its stream ended before its first event, expected an answer"});
-  return on_decode_whole(
-      UpstreamAnswer{.status = 502, .body = api::render_error(error, 502), .retry_after = {}}, now);
-}
-
 void PullFlow::on_event(std::string_view raw, std::string_view data, std::string& out) {
   if (p_) p_.release();  // D has the KV
   if (learns_) learns_ = !note_own_prefill(registry_, d_, demand_, data);
   kv_taken_ = true;
-  if (data == "[DONE]") {
-    saw_done_ = true;
-    if (client_.part) return;
-  }
-  if (is_error_event(data)) saw_error_ = true;
-  const auto merged = merger_ ? merger_->merge(data) : std::nullopt;
-  if (!merged) {
-    out += raw;
-  } else if (!merged->empty()) {
-    append_event(*merged, out);
-  }
-}
-
-void PullFlow::on_stream_end(const Result<void>& end, Time now, std::string& out) {
-  const bool whole = saw_done_;  // however the connection ended after it
-  if (!whole && !saw_error_) {
-    const std::string why = end ? "its stream ended without [DONE]" : end.error().message;
-    const Error error = named(registry_, d_.instance(), {Code::kUnavailable, why});
-    api::append_error_event(out, {error.code, "the answer is not complete: " + error.message});
-    if (!client_.part) api::append_done(out);
-    if (!end) registry_.on_request_failed(d_.instance(), why, now);
-    if (end) registry_.on_answer_failed(d_.instance(), now);
-    abort_at(d_.instance(), request_id_);
-    abandon_held();
-  }
-  if (whole) registry_.on_answered(d_.instance(), now);
-  finish({}, whole && !saw_error_ ? "ok" : "d_failed");
+  std::string kept;
+  forward(without_notes(raw, kept), data, out);
 }
 
 void PullFlow::on_client_gone() {
-  room_.leave();
-  if (stage_ == Stage::kOver) return;
+  if (is_over_) return;
   if (stage_ == Stage::kPrefill && p_ && !held_) {
     abort_at(p_.instance(), request_id_);
   }
@@ -316,9 +254,7 @@ void PullFlow::on_client_gone() {
     // too, because D may not have read the request yet.
     abandon_held();
   }
-  finish({}, "client_gone");
+  finish("client_gone");
 }
-
-std::vector<Cleanup> PullFlow::take_cleanups() { return std::exchange(cleanups_, {}); }
 
 }  // namespace baton::router

@@ -65,7 +65,7 @@ TEST_F(PullFlowTest, AStreamGoesFromPToDAndReleasesBoth) {
   f.on_event("data: {\"choices\":[]}\n\n", "{\"choices\":[]}", out);
   EXPECT_EQ(registry_.find(p_[0])->in_flight, 0U);  // D has the KV
   f.on_event("data: [DONE]\n\n", "[DONE]", out);
-  f.on_stream_end({}, kNow, out);
+  out += as<End>(f.on_stream_end({}, kNow)).events;
   EXPECT_EQ(out, "data: {\"choices\":[]}\n\ndata: [DONE]\n\n");
   EXPECT_EQ(f.outcome(), "ok");
   EXPECT_TRUE(f.take_cleanups().empty());
@@ -143,16 +143,21 @@ TEST_F(PullFlowTest, DsRefusalHasItsTrueStatusAndPIsTold) {
   expect_all_released();
 }
 
-TEST_F(PullFlowTest, NothingIsTriedAgainAfterTheFirstByteAndTheClientIsTold) {
+TEST_F(PullFlowTest, WhatADThatCannotBeResumedHasBegunEndsWithAnErrorAndNothingBehindIt) {
   PullFlow f = flow(R"({"stream":true})");
   f.start(kNow);
   f.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
   f.on_decode_head();
   std::string out;
   f.on_event("data: {}\n\n", "{}", out);
-  f.on_stream_end(fail(Code::kUnavailable, "connection reset"), kNow, out);
-  EXPECT_NE(out.find("\"error\""), std::string::npos) << out;
-  EXPECT_NE(out.find("connection reset"), std::string::npos) << out;
+  out += as<End>(f.on_stream_end(fail(Code::kUnavailable, "connection reset"), kNow)).events;
+  EXPECT_EQ(out,
+            R"(data: {}
+
+data: {"error":{"message":"the answer is not complete: decode instance d:1: connection reset",)"
+            R"("type":"ServiceUnavailableError","param":null,"code":503,"phase":"decode","instance":"d:1",)"
+            R"("retry":true}})"
+            "\n\n");
   EXPECT_EQ(f.outcome(), "d_failed");
   expect_all_released();
 }
@@ -164,7 +169,7 @@ TEST_F(PullFlowTest, AStreamWithoutDoneIsAnErrorAndADOwnErrorIsNotDoubled) {
   cut.on_decode_head();
   std::string out;
   cut.on_event("data: {}\n\n", "{}", out);
-  cut.on_stream_end({}, kNow, out);
+  out += as<End>(cut.on_stream_end({}, kNow)).events;
   EXPECT_NE(out.find("without [DONE]"), std::string::npos) << out;
 
   PullFlow own = flow(R"({"stream":true})");
@@ -174,7 +179,7 @@ TEST_F(PullFlowTest, AStreamWithoutDoneIsAnErrorAndADOwnErrorIsNotDoubled) {
   std::string events;
   own.on_event("data: {\"error\":{}}\n\n", "{\"error\":{}}", events);
   own.on_event("data: [DONE]\n\n", "[DONE]", events);
-  own.on_stream_end({}, kNow, events);
+  events += as<End>(own.on_stream_end({}, kNow)).events;
   EXPECT_EQ(events, "data: {\"error\":{}}\n\ndata: [DONE]\n\n");
   EXPECT_EQ(own.outcome(), "d_failed");
   expect_all_released();
@@ -243,7 +248,7 @@ TEST_F(PullFlowTest, WhatBreaksAfterDoneIsNobodysBusiness) {
   std::string out;
   f.on_event("data: {}\n\n", "{}", out);
   f.on_event("data: [DONE]\n\n", "[DONE]", out);
-  f.on_stream_end(fail(Code::kUnavailable, "connection reset"), kNow, out);
+  out += as<End>(f.on_stream_end(fail(Code::kUnavailable, "connection reset"), kNow)).events;
   EXPECT_EQ(out, "data: {}\n\ndata: [DONE]\n\n");
   EXPECT_EQ(f.outcome(), "ok");
   EXPECT_TRUE(f.take_cleanups().empty());
@@ -271,10 +276,10 @@ TEST_F(PullFlowTest, AStreamThatEndsBeforeItsFirstEventIsTriedAgain) {
   f.start(kNow);
   f.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
   f.on_decode_head();
-  as<Pause>(f.on_decode_empty({}, kNow));
+  as<Pause>(f.on_stream_end({}, kNow));
   as<AskDecode>(f.on_pause_done(kNow));
   f.on_decode_head();
-  const Step end = f.on_decode_empty({}, kNow);
+  const Step end = f.on_stream_end({}, kNow);
   EXPECT_EQ(as<Reply>(end).status, 502);
   EXPECT_NE(as<Reply>(end).body.find("before its first event"), std::string::npos) << as<Reply>(end).body;
   expect_all_released();
@@ -294,9 +299,9 @@ TEST_F(PullFlowTest, ErrorEventsAreKnownInEveryShapeAndTextIsNotTakenForOne) {
     f.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
     f.on_decode_head();
     std::string out;
-    f.on_event("", data, out);
-    f.on_event("", "[DONE]", out);
-    f.on_stream_end({}, kNow, out);
+    f.on_event("data: " + data + "\n\n", data, out);
+    f.on_event("data: [DONE]\n\n", "[DONE]", out);
+    out += as<End>(f.on_stream_end({}, kNow)).events;
     EXPECT_EQ(f.outcome(), outcome) << data;
   }
 }
@@ -377,7 +382,7 @@ TEST_F(ForeignPullFlowTest, AForcedToolCallThatPFailsOnIsNotTriedAgainAndDAnswer
     std::string out;
     f.on_event("data: {\"usage\":{\"cached_tokens\":9}}\n\n", "{\"usage\":{\"cached_tokens\":9}}", out);
     f.on_event("data: [DONE]\n\n", "[DONE]", out);
-    f.on_stream_end({}, kNow, out);
+    out += as<End>(f.on_stream_end({}, kNow)).events;
     EXPECT_EQ(out, "data: {\"usage\":{\"cached_tokens\":9}}\n\ndata: [DONE]\n\n");
     EXPECT_EQ(f.outcome(), "ok");
     EXPECT_TRUE(registry_.find(asked)->fails_forced_tools);
@@ -456,7 +461,7 @@ TEST_F(PullFlowTest, AStreamThatEndsHalfwayCountsAtTheBreakerAndAWholeOneClosesI
     std::string out;
     f.on_event("data: {}\n\n", "{}", out);
     if (whole) f.on_event("data: [DONE]\n\n", "[DONE]", out);
-    f.on_stream_end({}, now, out);
+    out += as<End>(f.on_stream_end({}, now)).events;
   };
   for (uint32_t i = 0; i < Breaker::kFailuresToOpen; ++i) stream(false, kNow);
   EXPECT_EQ(registry_.find(d_[0])->breaker.state(kNow), Breaker::State::kOpen);

@@ -256,6 +256,7 @@ Registry::Best Registry::best(const Wanted& wanted) const {
     if (wanted.is_alone && !prefills_alone(*candidate)) continue;
     if (partner != nullptr && !fits(*candidate, *partner, wanted.side)) continue;
     if (wanted.needs_partner && !has_partner(*candidate)) continue;
+    if (wanted.lost != nullptr && !why_not_going_on(*candidate, *wanted.lost).empty()) continue;
     const double cached = cached_at(*candidate);
     double cost = priority(*candidate);
     const double missing = wanted.demand.prompt_tokens - candidate->trust * cached;
@@ -272,62 +273,6 @@ Registry::Best Registry::best(const Wanted& wanted) const {
     }
   }
   return best;
-}
-
-std::string Registry::why_unfit(const Instance& p, const Instance& d) const {
-  // Between instances that do not say who they are the operator's word counts, as with the tutorial's
-  // proxies.
-  if (!p.identity && !d.identity) return {};
-  std::string why;
-  if (!p.identity || !d.identity) {
-    why = "one is a Baton instance and the other is not";
-    for (const Instance* instance : {&p, &d}) {
-      if (!instance->identity && !instance->notice.empty())
-        why += fmt::format(" ({}: {})", instance->address(), instance->notice);
-    }
-    return why;
-  }
-  why = api::pairing_mismatch(*p.identity, *d.identity);
-  if (why.empty() && asked_order_ && p.identity->order != *asked_order_) {
-    why = fmt::format("order: {} on both instances, --order {}", api::order_name(p.identity->order),
-                      api::order_name(*asked_order_));
-  }
-  return why;
-}
-
-std::string Registry::why_not(const Instance& one, const Instance& partner) const {
-  if (partner.health != Health::kUp) return partner.reason;
-  if (partner.is_draining) return "it is being removed";
-  return one.side == Side::kPrefill ? why_unfit(one, partner) : why_unfit(partner, one);
-}
-
-std::string Registry::why_no_partner(const Instance& one) const {
-  std::string why;
-  for (const auto& other : instances_) {
-    if (other->side != one.side) why += fmt::format("; {}: {}", other->address(), why_not(one, *other));
-  }
-  return why.empty() ? ": none is known" : ":" + why.substr(1);
-}
-
-std::string Registry::why_none(Side side, std::optional<InstanceId> partner, std::optional<Time> now) const {
-  std::string why;
-  const Instance* other = partner ? find(*partner) : nullptr;
-  const Side needed = side == Side::kPrefill ? Side::kDecode : Side::kPrefill;
-  for (const auto& instance : instances_) {
-    if (instance->side != side) continue;
-    std::string reason = instance->is_draining ? "it is being removed" : instance->reason;
-    if (reason.empty() && now && !instance->breaker.allows(*now)) {
-      reason = fmt::format("its breaker is {} after failures in a row, for {:.1f} s",
-                           breaker_state_name(instance->breaker.state(*now)),
-                           seconds(instance->breaker.opens_in(*now)));
-    }
-    if (reason.empty() && other != nullptr) reason = why_not(*other, *instance);
-    if (reason.empty())
-      reason = fmt::format("no {} instance fits it{}", side_name(needed), why_no_partner(*instance));
-    why += fmt::format("{}{}: {}", why.empty() ? "" : "; ", instance->address(), reason);
-  }
-  return fmt::format("no {} instance can take the request ({})", side_name(side),
-                     why.empty() ? "none is known" : why);
 }
 
 Reservation Registry::take(Instance& instance, const Demand& demand, double cached, Time now) {
@@ -407,6 +352,22 @@ Result<Reservation> Registry::reserve_prefill_for(const Demand& demand, Instance
   return take(*chosen.instance, demand, chosen.cached, now);
 }
 
+Result<Reservation> Registry::reserve_resumption(const Demand& demand, const api::InstanceIdentity& lost,
+                                                 const std::vector<InstanceId>& avoid, Time now) {
+  const Best chosen =
+      best({.side = Side::kDecode, .demand = demand, .avoid = avoid, .now = now, .lost = &lost});
+  if (chosen.instance != nullptr) return take(*chosen.instance, demand, chosen.cached, now);
+  std::string why;
+  for (const auto& instance : instances_) {
+    if (instance->side != Side::kDecode) continue;
+    std::string reason = why_not_now(*instance, now);
+    if (reason.empty()) reason = why_not_going_on(*instance, lost);
+    why += fmt::format("{}{}: {}", why.empty() ? "" : "; ", instance->address(), reason);
+  }
+  return fail(Code::kUnavailable,
+              fmt::format("no decode instance can go on with it ({})", why.empty() ? "none is known" : why));
+}
+
 Result<api::HandoverOrder> Registry::order() const {
   if (asked_order_) return *asked_order_;
   const auto order_of = [](const Instance& i) {
@@ -434,32 +395,6 @@ Result<api::HandoverOrder> Registry::order() const {
 
 const Instance* Registry::partner_of(InstanceId p) const {
   return best({.side = Side::kDecode, .demand = {}, .avoid = {}, .partner = p}).instance;
-}
-
-std::vector<std::string> Registry::warnings() const {
-  std::vector<std::string> out;
-  for (size_t i = 0; i < instances_.size(); ++i) {
-    const auto& one = instances_[i]->identity;
-    for (size_t k = 0; one && k < i; ++k) {
-      const auto& other = instances_[k]->identity;
-      if (!other || other->engine_id != one->engine_id || one->engine_id.empty()) continue;
-      out.push_back(fmt::format("engine_id: {} on {} and on {}, expected one of its own on each instance",
-                                one->engine_id, instances_[k]->address(), instances_[i]->address()));
-    }
-  }
-  return out;
-}
-
-std::vector<RefusedPair> Registry::refused_pairs() const {
-  std::vector<RefusedPair> refused;
-  for (const auto& p : instances_) {
-    if (p->side != Side::kPrefill || p->health != Health::kUp) continue;
-    for (const auto& d : instances_) {
-      if (d->side != Side::kDecode || d->health != Health::kUp || fits(*p, *d)) continue;
-      refused.push_back({p->address(), d->address(), why_not(*p, *d)});
-    }
-  }
-  return refused;
 }
 
 }  // namespace baton::router

@@ -240,6 +240,10 @@ class Registry {
                                            Time now);
   // Whether some prefill instance takes requests, or may before its first probe has ended.
   bool may_prefill(Time now) const;
+  // The best decode instance that can go on with an answer that `lost` began: it reads the same tokens and
+  // draws the same ones. With room or without. kUnavailable says what is wrong with each.
+  Result<Reservation> reserve_resumption(const Demand& demand, const api::InstanceIdentity& lost,
+                                         const std::vector<InstanceId>& avoid, Time now);
 
   // The order in which requests go: the operator's word, else what the instances that are up say of
   // themselves (one that is no Baton instance counts as pull). kUnavailable while nobody says, or when two
@@ -276,6 +280,7 @@ class Registry {
     bool needs_partner = false;
     bool needs_room = false;
     bool is_alone = false;  // D computes the prompt: a Baton instance, and what it lacks counts in full
+    const api::InstanceIdentity* lost = nullptr;  // whose answer it shall go on with
   };
   struct Best {
     Instance* instance = nullptr;
@@ -295,6 +300,8 @@ class Registry {
   bool weighs() const;
   std::string why_full(Side side) const;
   std::string why_none(Side side, std::optional<InstanceId> partner, std::optional<Time> now) const;
+  std::string why_not_now(const Instance& one, std::optional<Time> now) const;  // empty if it takes requests
+  std::string why_not_going_on(const Instance& one, const api::InstanceIdentity& lost) const;
   std::string why_unfit(const Instance& p, const Instance& d) const;        // empty if p can hand over to d
   std::string why_not(const Instance& one, const Instance& partner) const;  // the partner's health too
   std::string why_no_partner(const Instance& one) const;

@@ -1,0 +1,187 @@
+#include "proxy/answer_exchange.h"
+
+#include "api/resume.h"
+#include "proxy/upstream.h"
+
+namespace baton::proxy {
+
+AnswerExchange::AnswerExchange(Hub& hub, const http::Request& from, Receiver& receiver)
+    : hub_(hub), from_(from), receiver_(receiver), watch_(hub.loop) {
+  hub_.watches.insert(&watch_);
+}
+
+void AnswerExchange::close() {
+  answer_flow().on_client_gone();  // nothing, if it is over
+  tell_instances();
+  hub_.watches.erase(&watch_);
+  hub_.metrics.retries += answer_flow().retries();
+  hub_.count(answer_flow().times());
+  hub_.metrics.resumptions += answer_flow().resumptions();
+}
+
+void AnswerExchange::tell_instances() {
+  router::AnswerFlow& flow = answer_flow();
+  start_cleanups(hub_, flow.take_cleanups(), flow.request_id(), flow.client().route);
+}
+
+http::ClientRequest AnswerExchange::upstream(router::InstanceId id, std::string body, Duration head_timeout) {
+  watch_.instance = id;
+  is_down_ = false;
+  const router::Instance* instance = hub_.registry.find(id);
+  return {.to = hub_.address_of(*instance),
+          .method = "POST",
+          .target = std::string(router::route_path(answer_flow().client().route)),
+          .headers = hub_.upstream_headers(&from_, answer_flow().request_id()),
+          .body = std::move(body),
+          .head_timeout = head_timeout,
+          .idle_timeout = hub_.options.idle_timeout};
+}
+
+http::Awaitable<void> AnswerExchange::wait_for_down() {
+  while (!gives_up_decode()) {
+    const auto woken = co_await watch_.down.wait();
+    if (!woken) co_return;
+    const router::Instance* instance = hub_.registry.find(watch_.instance);
+    if (instance != nullptr && instance->health == router::Health::kDown) break;
+  }
+  is_down_ = true;
+}
+
+// As it is told: a wait that ended because a probe found the instance down says so.
+Error AnswerExchange::failure(Error error) const {
+  const router::Instance* instance = hub_.registry.find(watch_.instance);
+  if (!is_down_) hub_.probe_now(watch_.instance);
+  if (is_down_ && error.code == Code::kCancelled && instance != nullptr) {
+    return {Code::kUnavailable, "it went down: " + instance->reason};
+  }
+  return error;
+}
+
+// ---- steps ----
+
+http::Awaitable<void> AnswerExchange::run() {
+  router::Step step = answer_flow().start(hub_.loop.now());
+  while (true) {
+    tell_instances();
+    if (is_unwanted()) co_return;
+    if (auto* reply = std::get_if<router::Reply>(&step)) co_return receiver_.reply(std::move(*reply));
+    if (const auto* end = std::get_if<router::End>(&step)) co_return receiver_.end(end->events);
+    if (std::holds_alternative<router::Split>(step)) co_return receiver_.split();
+    step = co_await next(std::move(step));
+  }
+}
+
+// What comes after a step that does not end it. What it returns counts for nothing when nobody wants the
+// answer any more: that is not an instance's failure.
+http::Awaitable<router::Step> AnswerExchange::next(router::Step step) {
+  router::AnswerFlow& flow = answer_flow();
+  if (auto* ask = std::get_if<router::AskPrefill>(&step)) {
+    router::AskPrefill request = std::move(*ask);
+    step = co_await prefill(std::move(request));
+  } else if (auto* decode_ask = std::get_if<router::AskDecode>(&step)) {
+    router::AskDecode request = std::move(*decode_ask);
+    step = co_await decode(std::move(request));
+  } else if (std::holds_alternative<router::Relay>(step)) {
+    step = co_await relay();
+  } else if (const auto* pause = std::get_if<router::Pause>(&step)) {
+    on_pause();
+    const auto slept = co_await hub_.loop.sleep(pause->duration);
+    if (slept) step = flow.on_pause_done(hub_.loop.now());
+  } else if (const auto* wait = std::get_if<router::Wait>(&step)) {
+    const auto woken = co_await watch_.room.wait_for(wait->duration);
+    const bool is_over = !woken && woken.error().code == Code::kTimeout;
+    if (!is_unwanted()) step = is_over ? flow.on_wait_over() : flow.on_room(hub_.loop.now());
+  } else {
+    co_await await_prefill();
+    step = on_prefill_over();
+  }
+  co_return step;
+}
+
+http::Awaitable<router::Step> AnswerExchange::decode(router::AskDecode ask) {
+  router::AnswerFlow& flow = answer_flow();
+  on_decode();
+  http::ClientRequest request = upstream(ask.instance, std::move(ask.body), hub_.options.first_byte_timeout);
+  if (ask.notes) request.headers.add(api::kResumeHeader, "1");
+  auto stream = co_await while_up(hub_.client.open(std::move(request)));
+  if (is_unwanted()) co_return router::Pause{};
+  if (!stream) co_return flow.on_decode_whole(Failure(stream.error()), hub_.loop.now());
+  if (stream->headers().get(api::kKvUnusedHeader)) flow.on_kv_unused();
+  if (flow.relays(stream->status())) {
+    stream_.emplace(std::move(*stream));
+    co_return flow.on_decode_head();
+  }
+  auto step = co_await read_whole(std::move(*stream));
+  co_return step;
+}
+
+http::Awaitable<router::Step> AnswerExchange::read_whole(http::ResponseStream stream) {
+  const int status = stream.status();
+  std::string later = retry_after(stream.headers());
+  auto body = co_await while_up(stream.read_all(router::kAnswerBytesMax));
+  if (is_unwanted()) co_return router::Pause{};
+  if (!body) co_return answer_flow().on_decode_whole(Failure(body.error()), hub_.loop.now());
+  watch_.instance = {};  // D has done its part
+  router::UpstreamAnswer upstream{status, std::move(*body), std::move(later)};
+  co_return answer_flow().on_decode_whole(std::move(upstream), hub_.loop.now());
+}
+
+// ---- D's stream ----
+
+http::Awaitable<router::Step> AnswerExchange::relay() {
+  using boost::asio::experimental::awaitable_operators::operator||;
+  http::ResponseStream stream = std::move(*stream_);
+  stream_.reset();
+  Result<void> end;
+  co_await (relay_events(stream, end) || wait_for_down());
+  if (is_unwanted()) co_return router::Pause{};
+  co_return answer_flow().on_stream_end(end, hub_.loop.now());
+}
+
+http::Awaitable<void> AnswerExchange::relay_events(http::ResponseStream& stream, Result<void>& end) {
+  http::SseParser parser;
+  while (end && !is_unwanted()) {
+    const auto piece = co_await stream.read();
+    if (!piece) end = Failure(failure(piece.error()));
+    if (!piece || piece->empty() || is_unwanted()) co_return;
+    end = parser.feed(*piece);
+    if (end) end = co_await take_events(parser);
+  }
+}
+
+// Every whole event that the parser has; what they give goes out together.
+http::Awaitable<Result<void>> AnswerExchange::take_events(http::SseParser& parser) {
+  router::AnswerFlow& flow = answer_flow();
+  std::string out;
+  Result<void> end;
+  while (end && !is_unwanted()) {
+    const auto event = parser.next();
+    if (!event) break;
+    flow.on_event(event->raw, event->data, out);
+    if (flow.waits()) end = co_await await_held(out);
+  }
+  if (!out.empty()) co_await send(out);
+  co_return end;
+}
+
+// What was ready before goes out at once.
+http::Awaitable<Result<void>> AnswerExchange::await_held(std::string& out) {
+  while (answer_flow().waits()) {
+    if (!out.empty()) co_await send(out);
+    if (!is_unwanted()) co_await await_prefill();
+    if (is_unwanted()) co_return fail(Code::kCancelled, "nobody wants the answer");
+    if (is_down_) co_return Failure(failure({Code::kCancelled, "D is down"}));
+    const auto resumed = answer_flow().resume(out);
+    if (!resumed) co_return Failure(failure(resumed.error()));
+  }
+  co_return Result<void>{};
+}
+
+// The events are the receiver's, also where its wait for more room ends early.
+http::Awaitable<void> AnswerExchange::send(std::string& out) {
+  const std::string ready = std::exchange(out, {});
+  const auto written = co_await receiver_.take(ready);
+  if (!written && written.error().code != Code::kCancelled) is_unwanted_ = true;
+}
+
+}  // namespace baton::proxy
