@@ -7,6 +7,8 @@
 #include "api/kv_transfer_params.h"
 #include "api/response.h"
 #include "base/check.h"
+#include "http/message.h"
+#include "serve/resume_part.h"
 
 namespace baton::simulation::chaos {
 namespace {
@@ -65,7 +67,8 @@ void Instance::start() {
                        .tensor_parallel_size = 1,
                        .kv_port = port(),
                        .order = options_.order,
-                       .speeds = options_.speeds};
+                       .speeds = options_.speeds,
+                       .resume = api::kResumeProtocol};
 }
 
 void Instance::kill(Time now) {
@@ -89,7 +92,7 @@ void Instance::stop(bool stopped) {
 void Instance::take(const Call& call, Piece piece, Time now) {
   switch (piece.kind) {
     case Piece::Kind::kBegin:
-      return is_alive() ? begin(call, piece.bytes, now) : wire_.leave(call.id, Wire::End::kInstance, now);
+      return is_alive() ? begin(call, piece, now) : wire_.leave(call.id, Wire::End::kInstance, now);
     case Piece::Kind::kAbort:
       if (is_alive()) abort(piece.bytes);
       return wire_.leave(call.id, Wire::End::kInstance, now);
@@ -100,11 +103,12 @@ void Instance::take(const Call& call, Piece piece, Time now) {
   }
 }
 
-void Instance::begin(const Call& call, const std::string& body, Time now) {
+void Instance::begin(const Call& call, const Piece& piece, Time now) {
   Open open;
   open.call = call.id;
   open.external_id = call.request_id;
-  auto request = build(body, open);
+  open.notes = piece.notes;
+  auto request = build(piece.bytes, open);
   if (!request) return fail(open, request.error(), now);
   request->id = RequestId{next_request_++};
   request->external_id = open.external_id;
@@ -116,13 +120,24 @@ Result<engine::Request> Instance::build(const std::string& body, Open& open) {
   TRY(const auto parsed, api::parse_completion_request(body, {.vocab_size = served_->vocab_size}));
   TRY(const auto handover, serve::handover_part(parsed, served_->identity));
   TRY(const auto prompt, serve::tokenize_prompt(*served_, parsed.prompts.front(), true));
+  http::Headers headers;
+  if (open.notes) headers.add(api::kResumeHeader, "1");
+  TRY(const auto resume, serve::resume_part(headers, parsed, handover, 1, served_->vocab_size));
   serve::DoorDraws draws;
-  draws.seed = random_();
+  draws.seed = resume.before ? resume.before->head.seed : random_();
   draws.handover = draw_id<HandoverId>();
   draws.transfer = draw_id<TransferId>();
   std::string why;
   TRY(auto request, serve::build_request(*served_, parsed, handover, prompt.tokens,
                                          api::kCompletionTokensDefault, draws, why));
+  if (resume.before) {
+    TRY_DO(serve::go_on_with(*resume.before, request));
+  } else if (open.notes) {
+    open.head = api::ResumeHead{.id = "cmpl-" + open.external_id,
+                                .seed = request.sampling.seed,
+                                .digest = engine::answer_digest(request.sampling, request.prompt)};
+  }
+  request.is_returnable = open.notes;
   open.hold = request.hold;
   open.has_remote = handover.remote && !handover.metaserver;
   open.reserved = request.transfer;
@@ -183,8 +198,9 @@ void Instance::answer(const engine::Answer& one, Time now) {
   const uint64_t id = std::visit([](const auto& event) { return value(event.request); }, one);
   digest = (digest ^ (id * 31 + one.index())) * 0x9E3779B97F4A7C15U;
   const auto found = open_.find(id);
-  const bool is_end =
-      std::holds_alternative<engine::FinishedEvent>(one) || std::holds_alternative<engine::FailedEvent>(one);
+  const bool is_end = std::holds_alternative<engine::FinishedEvent>(one) ||
+                      std::holds_alternative<engine::FailedEvent>(one) ||
+                      std::holds_alternative<engine::ReturnedEvent>(one);
   if (found == open_.end()) {
     if (!left_.contains(id))
       violation = fmt::format("instance {}: an answer of request {}, which has ended", options_.index, id);
@@ -213,7 +229,20 @@ void Instance::answer(const engine::Answer& one, Time now) {
   } else if (const auto* failed = std::get_if<engine::FailedEvent>(&one)) {
     fail(open, failed->error, now);
     open_.erase(found);
+  } else if (std::holds_alternative<engine::ReturnedEvent>(one)) {
+    give_back(open, now);
+    open_.erase(found);
   }
+}
+
+void Instance::give_back(const Open& open, Time now) {
+  ++returned;
+  std::string note;
+  api::append_resume_note(note, {.head = {}, .choices = {}, .returned = true});
+  wire_.send(open.call, Wire::End::kProxy,
+             {.kind = Piece::Kind::kEvent, .bytes = {}, .note = std::move(note)}, now);
+  wire_.send(open.call, Wire::End::kProxy, {.kind = Piece::Kind::kEnd, .bytes = {}}, now);
+  wire_.leave(open.call, Wire::End::kInstance, now);
 }
 
 void Instance::take_tokens(Open& open, const engine::TokensEvent& event, Time now) {
@@ -232,11 +261,19 @@ void Instance::take_tokens(Open& open, const engine::TokensEvent& event, Time no
   if (!std::exchange(open.begun, true))
     wire_.send(open.call, Wire::End::kProxy,
                {.kind = Piece::Kind::kHead, .status = 200, .bytes = {}, .kv_unused = open.kv_unused}, now);
+  std::string note;
+  if (open.notes) {
+    api::append_resume_note(note, {.head = std::exchange(open.head, std::nullopt),
+                                   .choices = {{.index = static_cast<int32_t>(event.choice),
+                                                .ids = tokens,
+                                                .finished = !reason.empty()}}});
+  }
   wire_.send(
       open.call, Wire::End::kProxy,
       {.kind = Piece::Kind::kEvent,
        .bytes = fmt::format(R"({{"choices":[{{"index":{},"text":"{}","finish_reason":{}}}]}})", event.choice,
-                            text_of(tokens), reason.empty() ? "null" : "\"" + reason + "\"")},
+                            text_of(tokens), reason.empty() ? "null" : "\"" + reason + "\""),
+       .note = std::move(note)},
       now);
 }
 

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "api/resume.h"
 #include "engine/engine.h"
 #include "kv/arena.h"
 #include "model/testing.h"
@@ -60,6 +61,7 @@ class Instance {
   // Over all its lives.
   uint64_t landed = 0;
   uint64_t recomputed = 0;
+  uint64_t returned = 0;
   uint64_t steps = 0;
   uint64_t digest = 0;    // of every answer in order
   std::string violation;  // the first answer that must not be; empty: none
@@ -74,6 +76,8 @@ class Instance {
     bool kv_unused = false;
     bool stream = false;
     bool begun = false;
+    bool notes = false;
+    std::optional<api::ResumeHead> head;  // until the first note
     engine::SamplingParams sampling;
     uint32_t prompt_tokens = 0;
     uint32_t cached_tokens = 0;
@@ -87,13 +91,14 @@ class Instance {
     for (uint8_t& byte : id.bytes) byte = static_cast<uint8_t>(random_());
     return id;
   }
-  void begin(const Call& call, const std::string& body, Time now);
+  void begin(const Call& call, const Piece& piece, Time now);
   Result<engine::Request> build(const std::string& body, Open& open);
   void hang_up(uint64_t call);
   void abort(const std::string& id);
   void nobody_comes(uint64_t call, const std::string& why);
   void answer(const engine::Answer& answer, Time now);
   void take_tokens(Open& open, const engine::TokensEvent& event, Time now);
+  void give_back(const Open& open, Time now);
   void finish(Open& open, Time now);
   void fail(Open& open, const Error& error, Time now);
   std::string whole_body(const Open& open) const;

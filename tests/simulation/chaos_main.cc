@@ -45,9 +45,9 @@ struct Total {
 
 void print_row(const std::string& name, const Total& total) {
   const Report& all = total.report;
-  fmt::print("{:20}{:>8}{:>10}{:>10}{:>9}{:>9}{:>9}{:>9}{:>11}{:>9}{:>12}\n", name, total.seeds, all.requests,
-             all.answered, all.refused, all.failed, all.left, all.landed, all.recomputed, all.faults,
-             all.steps);
+  fmt::print("{:20}{:>8}{:>10}{:>10}{:>9}{:>9}{:>9}{:>9}{:>11}{:>9}{:>9}{:>9}{:>12}\n", name, total.seeds,
+             all.requests, all.answered, all.refused, all.failed, all.left, all.landed, all.recomputed,
+             all.resumed, all.returned, all.faults, all.steps);
 }
 
 int run_all(const Arguments& arguments) {
@@ -86,8 +86,9 @@ int run_all(const Arguments& arguments) {
   for (std::thread& thread : threads) thread.join();
 
   Total all;
-  fmt::print("{:20}{:>8}{:>10}{:>10}{:>9}{:>9}{:>9}{:>9}{:>11}{:>9}{:>12}\n", "order, weather", "seeds",
-             "requests", "answered", "refused", "failed", "left", "landed", "recomputed", "faults", "steps");
+  fmt::print("{:20}{:>8}{:>10}{:>10}{:>9}{:>9}{:>9}{:>9}{:>11}{:>9}{:>9}{:>9}{:>12}\n", "order, weather",
+             "seeds", "requests", "answered", "refused", "failed", "left", "landed", "recomputed", "resumed",
+             "returned", "faults", "steps");
   for (const auto& [kind, total] : totals) {
     const char* const order = kind.first == api::HandoverOrder::kPull ? "pull" : "layer-wise";
     print_row(fmt::format("{}, {}", order, weather_name(kind.second)), total);

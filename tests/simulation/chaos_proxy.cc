@@ -38,22 +38,26 @@ void Proxy::request(size_t client, const std::string& body, std::string request_
   auto read = router::read_client_body(router::Route::kCompletions, flight.body);
   CHECK(read.has_value(), "{}", read.error().message);
   if (options_.order == api::HandoverOrder::kPull) {
-    flight.pull = std::make_unique<router::PullFlow>(*registry_, options_.limits, std::move(*read),
-                                                     std::move(request_id), 7);
+    auto pull = std::make_unique<router::PullFlow>(*registry_, options_.limits, std::move(*read),
+                                                   std::move(request_id), 7);
+    flight.pull = pull.get();
+    flight.flow = std::move(pull);
   } else {
-    flight.layerwise = std::make_unique<router::LayerwiseFlow>(
+    auto layerwise = std::make_unique<router::LayerwiseFlow>(
         *registry_, options_.limits, std::move(*read), std::move(request_id), 7,
         [](const router::Instance&) { return "http://sim/v1/metaserver"; });
+    flight.layerwise = layerwise.get();
+    flight.flow = std::move(layerwise);
   }
-  tell_flow(flight, [&](auto& flow) { flow.set_wake([this, id] { woken_.insert(id); }); });
-  carry_out(id, ask_flow(flight, [&](auto& flow) { return flow.start(now); }), now);
+  flight.flow->set_wake([this, id] { woken_.insert(id); });
+  carry_out(id, flight.flow->start(now), now);
 }
 
 void Proxy::client_left(size_t client, Time now) {
   const auto at =
       std::ranges::find_if(flights_, [&](const auto& entry) { return entry.second.client == client; });
   if (at == flights_.end()) return;
-  tell_flow(at->second, [](auto& flow) { flow.on_client_gone(); });
+  at->second.flow->on_client_gone();
   end(at->first, {.status = 499, .bytes = {}, .is_over = true}, now);
 }
 
@@ -64,9 +68,7 @@ void Proxy::close(uint64_t& call, Time now) {
 }
 
 void Proxy::clean_up(Flight& flight, Time now) {
-  std::vector<router::Cleanup> cleanups;
-  tell_flow(flight, [&](auto& flow) { cleanups = flow.take_cleanups(); });
-  for (const router::Cleanup& cleanup : cleanups) {
+  for (const router::Cleanup& cleanup : flight.flow->take_cleanups()) {
     const auto backend = std::ranges::find(backends_, cleanup.port, &Backend::port) - backends_.begin();
     for (const std::string& id : cleanup.ids) {
       const uint64_t call = wire_.open(index_, static_cast<size_t>(backend), {},
@@ -86,6 +88,7 @@ void Proxy::end(uint64_t id, Received received, Time now) {
   close(flight.call, now);
   close(flight.p_call, now);
   received.is_over = true;
+  resumed += flight.flow->resumptions();
   receive_(flight.client, received);
   // Its end may make room and wake others: it is no longer among them then.
   const auto node = flights_.extract(id);
@@ -97,16 +100,14 @@ size_t Proxy::backend_of(router::InstanceId instance) const {
   return static_cast<size_t>(at - ids_.begin());
 }
 
-uint64_t Proxy::ask(uint64_t id, router::InstanceId instance, std::string body, Time now) {
-  std::string name;
-  tell_flow(flights_.at(id), [&](auto& flow) { name = flow.request_id(); });
-  const uint64_t call = wire_.open(index_, backend_of(instance), std::move(name),
-                                   {.kind = Piece::Kind::kBegin, .bytes = std::move(body)}, now);
+uint64_t Proxy::ask(uint64_t id, router::InstanceId instance, Piece request, Time now) {
+  const uint64_t call =
+      wire_.open(index_, backend_of(instance), flights_.at(id).flow->request_id(), std::move(request), now);
   by_call_[call] = id;
   return call;
 }
 
-void Proxy::carry_out(uint64_t id, AnyStep step, Time now) {
+void Proxy::carry_out(uint64_t id, router::Step step, Time now) {
   Flight& flight = flights_.at(id);
   clean_up(flight, now);
   const bool keeps_call =
@@ -119,14 +120,23 @@ void Proxy::carry_out(uint64_t id, AnyStep step, Time now) {
   if (prefill != nullptr || decode != nullptr) {
     const router::InstanceId instance = prefill != nullptr ? prefill->instance : decode->instance;
     flight.is_prefill = prefill != nullptr;
+    flight.relays = false;
+    flight.later.clear();
     flight.backend = backend_of(instance);
-    flight.call = ask(id, instance, std::move(prefill != nullptr ? prefill->body : decode->body), now);
+    flight.call = ask(id, instance,
+                      {.kind = Piece::Kind::kBegin,
+                       .bytes = std::move(prefill != nullptr ? prefill->body : decode->body),
+                       .notes = decode != nullptr && decode->notes},
+                      now);
     flight.waits = Waits::kAnswer;
     flight.until = now + kAnswerMax;
   } else if (const auto* const pause = std::get_if<router::Pause>(&step)) {
-    close(flight.p_call, now);
-    flight.p_waits = Waits::kNothing;
-    flight.p_until = kNever;
+    flight.relays = false;
+    if (!flight.flow->has_begun()) {
+      close(flight.p_call, now);
+      flight.p_waits = Waits::kNothing;
+      flight.p_until = kNever;
+    }
     flight.waits = Waits::kPause;
     flight.until = now + pause->duration;
   } else if (const auto* const wait = std::get_if<router::Wait>(&step)) {
@@ -134,13 +144,14 @@ void Proxy::carry_out(uint64_t id, AnyStep step, Time now) {
     flight.until = now + wait->duration;
   } else if (std::holds_alternative<router::Relay>(step)) {
     flight.relays = true;
-    flight.begun = false;
     flight.waits = Waits::kAnswer;
     flight.until = now + kAnswerMax;
   } else if (std::holds_alternative<router::AwaitPrefill>(step)) {
     await_prefill(id, now);
   } else if (auto* const reply = std::get_if<router::Reply>(&step)) {
     end(id, {.status = reply->status, .bytes = std::move(reply->body)}, now);
+  } else if (const auto* const last = std::get_if<router::End>(&step)) {
+    end(id, {.status = 200, .bytes = flight.out + last->events}, now);
   } else {
     CHECK(false, "step {} between Baton instances", step.index());
   }
@@ -167,56 +178,41 @@ void Proxy::piece_of_answer(uint64_t id, Piece piece, Time now) {
   flight.until = now + kAnswerMax;
   if (piece.kind == Piece::Kind::kBroken) return broke(id, {Code::kUnavailable, piece.bytes}, now);
   router::UpstreamAnswer answer{piece.status, std::move(piece.bytes)};
-  if (flight.is_prefill) {
-    const router::Step step = flight.pull->on_prefill(std::move(answer), now);
-    return carry_out(id, std::visit([](const auto& one) { return AnyStep(one); }, step), now);
-  }
-  if (piece.kv_unused) flight.pull->on_kv_unused();
+  if (flight.is_prefill) return carry_out(id, flight.pull->on_prefill(std::move(answer), now), now);
+  if (piece.kv_unused) flight.flow->on_kv_unused();
   switch (piece.kind) {
     case Piece::Kind::kHead:
-      return carry_out(id, ask_flow(flight, [](auto& flow) { return flow.on_decode_head(); }), now);
+      return carry_out(id, flight.flow->on_decode_head(), now);
     case Piece::Kind::kEvent:
-      return event_of_stream(id, answer.body, now);
+      return event_of_stream(id, piece.note, answer.body, now);
     case Piece::Kind::kEnd:
       return stream_ended(id, {}, now);
     case Piece::Kind::kWhole:
-      return carry_out(
-          id, ask_flow(flight, [&](auto& flow) { return flow.on_decode_whole(std::move(answer), now); }),
-          now);
+      return carry_out(id, flight.flow->on_decode_whole(std::move(answer), now), now);
     default:
       CHECK(false, "piece {}", static_cast<int>(piece.kind));
   }
 }
 
-void Proxy::event_of_stream(uint64_t id, const std::string& data, Time now) {
+void Proxy::event_of_stream(uint64_t id, const std::string& note, const std::string& data, Time now) {
   Flight& flight = flights_.at(id);
-  if (!flight.begun && data == "[DONE]") return;  // an end before any beginning is no answer
-  tell_flow(flight, [&](auto& flow) { flow.on_event("data: " + data + "\n\n", data, flight.out); });
-  flight.begun = flight.begun || !flight.out.empty();
-  if (flight.layerwise && flight.layerwise->waits()) await_prefill(id, now);
+  const std::string raw = note + (data.empty() ? "\n" : "data: " + data + "\n\n");
+  flight.flow->on_event(raw, data, flight.out);
+  if (flight.flow->waits()) await_prefill(id, now);
 }
 
 void Proxy::stream_ended(uint64_t id, const Result<void>& end_of_stream, Time now) {
   Flight& flight = flights_.at(id);
   flight.relays = false;
-  if (!flight.begun)
-    return carry_out(
-        id, ask_flow(flight, [&](auto& flow) { return flow.on_decode_empty(end_of_stream, now); }), now);
-  tell_flow(flight, [&](auto& flow) { flow.on_stream_end(end_of_stream, now, flight.out); });
-  end(id, {.status = 200, .bytes = std::move(flight.out)}, now);
+  carry_out(id, flight.flow->on_stream_end(end_of_stream, now), now);
 }
 
 void Proxy::broke(uint64_t id, const Error& error, Time now) {
   Flight& flight = flights_.at(id);
   if (flight.relays) return stream_ended(id, Failure(error), now);
   carry_out(id,
-            ask_flow(flight,
-                     [&](auto& flow) {
-                       if constexpr (requires { flow.on_kv_unused(); }) {
-                         if (flight.is_prefill) return flow.on_prefill(Failure(error), now);
-                       }
-                       return flow.on_decode_whole(Failure(error), now);
-                     }),
+            flight.is_prefill ? flight.pull->on_prefill(Failure(error), now)
+                              : flight.flow->on_decode_whole(Failure(error), now),
             now);
 }
 
@@ -242,7 +238,8 @@ void Proxy::carry_out_prefill(uint64_t id, router::PrefillStep step, Time now) {
   flight.p_until = kNever;
   if (auto* const prefill = std::get_if<router::AskPrefill>(&step)) {
     flight.p_backend = backend_of(prefill->instance);
-    flight.p_call = ask(id, prefill->instance, std::move(prefill->body), now);
+    flight.p_call =
+        ask(id, prefill->instance, {.kind = Piece::Kind::kBegin, .bytes = std::move(prefill->body)}, now);
     flight.p_waits = Waits::kAnswer;
     flight.p_until = now + kAnswerMax;
   } else if (const auto* const pause = std::get_if<router::Pause>(&step)) {
@@ -276,14 +273,10 @@ void Proxy::prefill_is_over(uint64_t id, Time now) {
   Flight& flight = flights_.at(id);
   flight.waits = Waits::kAnswer;
   flight.until = now + kAnswerMax;
-  if (!flight.relays) {
-    const router::LayerwiseStep step = flight.layerwise->on_prefill_over(now);
-    return carry_out(id, std::visit([](const auto& one) { return AnyStep(one); }, step), now);
-  }
+  if (!flight.relays) return carry_out(id, flight.layerwise->on_prefill_over(now), now);
   if (const auto resumed = flight.layerwise->resume(flight.out); !resumed)
     return stream_ended(id, Failure(resumed.error()), now);
   CHECK(!flight.layerwise->waits(), "an event waits for a P that has ended");
-  flight.begun = flight.begun || !flight.out.empty();
   auto later = std::exchange(flight.later, {});
   for (Piece& piece : later) {
     const auto at = flights_.find(id);
@@ -304,9 +297,9 @@ void Proxy::out_of_time(uint64_t id, Time now) {
     case Waits::kAnswer:
       return broke(id, {Code::kTimeout, "no answer in time"}, now);
     case Waits::kPause:
-      return carry_out(id, ask_flow(flight, [&](auto& flow) { return flow.on_pause_done(now); }), now);
+      return carry_out(id, flight.flow->on_pause_done(now), now);
     case Waits::kRoom:
-      return carry_out(id, ask_flow(flight, [&](auto& flow) { return flow.on_wait_over(); }), now);
+      return carry_out(id, flight.flow->on_wait_over(), now);
     case Waits::kPrefill:
       flight.layerwise->on_prefill_late();
       clean_up(flight, now);
@@ -339,7 +332,7 @@ void Proxy::on_time(Time now) {
     woken_.erase(woken_.begin());
     const auto at = flights_.find(id);
     if (at != flights_.end() && at->second.waits == Waits::kRoom)
-      carry_out(id, ask_flow(at->second, [&](auto& flow) { return flow.on_room(now); }), now);
+      carry_out(id, at->second.flow->on_room(now), now);
   }
 }
 

@@ -1,5 +1,5 @@
 // One proxy process of a chaos run: the shipped registry and flows of both orders, and a small shell in place
-// of proxy/exchange.cc and proxy/layerwise_exchange.cc that does what a flow says.
+// of proxy/answer_exchange.cc that does what a flow says.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,6 @@
 #include <optional>
 #include <set>
 #include <string>
-#include <variant>
 #include <vector>
 
 #include "router/layerwise_flow.h"
@@ -67,22 +66,20 @@ class Proxy {
   std::string find_leak() const;  // empty: none
 
   uint64_t alone = 0;  // requests whose prompt was left to D
+  uint64_t resumed = 0;  // answers that went on at another D
 
  private:
-  // A step of either flow's D.
-  using AnyStep = std::variant<router::AskPrefill, router::AskDecode, router::Pause, router::Reply,
-                               router::Relay, router::Split, router::Wait, router::AwaitPrefill>;
   enum class Waits : uint8_t { kNothing, kAnswer, kPause, kRoom, kPrefill };
   struct Flight {
     size_t client = 0;
     std::string body;  // the flow has views into it
-    std::unique_ptr<router::PullFlow> pull;
-    std::unique_ptr<router::LayerwiseFlow> layerwise;
+    std::unique_ptr<router::AnswerFlow> flow;
+    router::PullFlow* pull = nullptr;  // the flow, in its order
+    router::LayerwiseFlow* layerwise = nullptr;
     uint64_t call = 0;  // 0: none
     size_t backend = 0;
     bool is_prefill = false;  // the call, in the pull order
     bool relays = false;
-    bool begun = false;
     Waits waits = Waits::kNothing;
     Time until = kNever;
     std::string out;
@@ -93,22 +90,11 @@ class Proxy {
     Waits p_waits = Waits::kNothing;
     Time p_until = kNever;
   };
-  template <class Call>
-  static AnyStep ask_flow(Flight& flight, Call call) {
-    const auto any = [](auto step) {
-      return std::visit([](auto& one) { return AnyStep(std::move(one)); }, step);
-    };
-    return flight.pull ? any(call(*flight.pull)) : any(call(*flight.layerwise));
-  }
-  template <class Call>
-  static void tell_flow(Flight& flight, Call call) {
-    flight.pull ? call(*flight.pull) : call(*flight.layerwise);
-  }
-  void carry_out(uint64_t id, AnyStep step, Time now);
-  uint64_t ask(uint64_t id, router::InstanceId instance, std::string body, Time now);
+  void carry_out(uint64_t id, router::Step step, Time now);
+  uint64_t ask(uint64_t id, router::InstanceId instance, Piece request, Time now);
   size_t backend_of(router::InstanceId instance) const;
   void piece_of_answer(uint64_t id, Piece piece, Time now);
-  void event_of_stream(uint64_t id, const std::string& data, Time now);
+  void event_of_stream(uint64_t id, const std::string& note, const std::string& data, Time now);
   void stream_ended(uint64_t id, const Result<void>& end, Time now);
   void broke(uint64_t id, const Error& error, Time now);
   void out_of_time(uint64_t id, Time now);

@@ -133,6 +133,7 @@ InstanceOptions Run::instance_options(size_t index, uint32_t block_tokens) {
   engine.handover.stop_retry = draw_ms(50, 500);
   engine.handover.idle_close = draw_ms(100, 5000);
   engine.landing_max = draw_ms(500, 3000);
+  engine.limits.returns = index >= 2 && chance(50);
   return options;
 }
 
@@ -334,7 +335,7 @@ void Run::check_answer(size_t id, const Received& received) {
       done = data == "[DONE]";
       if (!done) is_read = heard.take(data);
     }
-    is_read = is_read && done;
+    is_read = is_read && (done || heard.failed);
   } else {
     is_read = heard.take(received.bytes);
   }
@@ -408,9 +409,11 @@ Report Run::go() {
   for (const auto& proxy : proxies_) report_.alone += proxy->alone;
   report_.requests = clients_.size();
   report_.simulated = now_ - begun;
+  for (const auto& proxy : proxies_) report_.resumed += proxy->resumed;
   for (const auto& instance : instances_) {
     report_.landed += instance->landed;
     report_.recomputed += instance->recomputed;
+    report_.returned += instance->returned;
     report_.steps += instance->steps;
     note(instance->digest);
   }
@@ -450,6 +453,8 @@ void Report::add(const Report& other) {
   landed += other.landed;
   recomputed += other.recomputed;
   alone += other.alone;
+  resumed += other.resumed;
+  returned += other.returned;
   faults += other.faults;
   steps += other.steps;
   digest = (digest ^ other.digest) * 31;

@@ -26,6 +26,7 @@ TEST(Chaos, KeepsEveryPromiseWhateverHappens) {
   EXPECT_GT(all.landed, all.requests / 4);
   EXPECT_GT(all.recomputed, 0U);
   EXPECT_GT(all.alone, all.requests / 10);
+  EXPECT_GT(all.resumed, 10U);
   EXPECT_GT(all.faults, 50U);
 }
 

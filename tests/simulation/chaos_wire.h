@@ -21,6 +21,8 @@ struct Piece {
   int status = 0;
   std::string bytes = {};  // a body, an event's data, or why it broke
   bool kv_unused = false;  // api::kKvUnusedHeader
+  bool notes = false;      // of a request: api::kResumeHeader
+  std::string note = {};   // of an event: its note's line with the line's end
 };
 
 struct Call {

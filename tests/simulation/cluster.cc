@@ -275,29 +275,29 @@ void Cluster::begin_parts(const std::shared_ptr<Whole>& whole) {
     const std::string id = whole->parts->request_id(*part);
     if (*registry_.order() == api::HandoverOrder::kPull) {
       flight->flow = std::make_unique<router::PullFlow>(registry_, limits, std::move(*client), id, 7);
-      carry_out(flight, flight->flow->start(now_));
+      carry_out_pull(flight, flight->flow->start(now_));
     } else {
       flight->layerwise = std::make_unique<router::LayerwiseFlow>(
           registry_, limits, std::move(*client), id, 7,
           [](const router::Instance&) { return "http://sim/v1/metaserver"; });
-      carry_out(flight, flight->layerwise->start(now_));
+      carry_out_layerwise(flight, flight->layerwise->start(now_));
     }
   }
 }
 
-void Cluster::carry_out(const std::shared_ptr<Flight>& flight, router::Step step) {
+void Cluster::carry_out_pull(const std::shared_ptr<Flight>& flight, router::Step step) {
   if (const auto* ask = std::get_if<router::AskPrefill>(&step)) {
     by_id(ask->instance).submit(ask->body, [this, flight](Outcome outcome, std::string params) {
       if (outcome.error) {
         const int status = api::http_status(outcome.error->code);
-        carry_out(flight, flight->flow->on_prefill(
-                              router::UpstreamAnswer{status, api::render_error(*outcome.error)}, now_));
+        carry_out_pull(flight, flight->flow->on_prefill(
+                                   router::UpstreamAnswer{status, api::render_error(*outcome.error)}, now_));
         return;
       }
       flight->prefill = std::move(outcome);
       const std::string body = fmt::format(R"({{"choices":[],"usage":{{}},"kv_transfer_params":{}}})",
                                            params.empty() ? "null" : params);
-      carry_out(flight, flight->flow->on_prefill(router::UpstreamAnswer{200, body}, now_));
+      carry_out_pull(flight, flight->flow->on_prefill(router::UpstreamAnswer{200, body}, now_));
     });
   } else if (const auto* decode = std::get_if<router::AskDecode>(&step)) {
     by_id(decode->instance).submit(decode->body, [this, flight](Outcome outcome, const std::string&) {
@@ -306,11 +306,11 @@ void Cluster::carry_out(const std::shared_ptr<Flight>& flight, router::Step step
       // What only P has is merged in by the flow; here it is merged as values.
       outcome.prompt_logprobs = flight->prefill.prompt_logprobs;
       if (status == 200) flight->whole->outcomes[flight->part] = std::move(outcome);
-      carry_out(flight, flight->flow->on_decode_whole(router::UpstreamAnswer{status, body}, now_));
+      carry_out_pull(flight, flight->flow->on_decode_whole(router::UpstreamAnswer{status, body}, now_));
     });
   } else if (const auto* pause = std::get_if<router::Pause>(&step)) {
     timers_.emplace_back(now_ + pause->duration,
-                         [this, flight] { carry_out(flight, flight->flow->on_pause_done(now_)); });
+                         [this, flight] { carry_out_pull(flight, flight->flow->on_pause_done(now_)); });
   } else {
     finish(flight, std::get<router::Reply>(step));
   }
@@ -339,18 +339,20 @@ void Cluster::decode_layerwise(const std::shared_ptr<Flight>& flight, const rout
                                  ? R"({"choices":[{}]})"
                                  : R"({"choices":[{"prompt_logprobs":[null]}]})";
     if (status == 200) flight->whole->outcomes[flight->part] = std::move(outcome);
-    carry_out(flight, flight->layerwise->on_decode_whole(router::UpstreamAnswer{status, body}, now_));
+    carry_out_layerwise(flight,
+                        flight->layerwise->on_decode_whole(router::UpstreamAnswer{status, body}, now_));
   };
   by_id(d).submit(ask.body, done, reserved);
 }
 
-void Cluster::carry_out(const std::shared_ptr<Flight>& flight, router::LayerwiseStep step) {
+void Cluster::carry_out_layerwise(const std::shared_ptr<Flight>& flight, router::Step step) {
   if (const auto* ask = std::get_if<router::AskDecode>(&step)) {
     decode_layerwise(flight, *ask);
   } else if (const auto* pause = std::get_if<router::Pause>(&step)) {
     ++flight->round;  // what still runs at P is of no interest
-    timers_.emplace_back(now_ + pause->duration,
-                         [this, flight] { carry_out(flight, flight->layerwise->on_pause_done(now_)); });
+    timers_.emplace_back(now_ + pause->duration, [this, flight] {
+      carry_out_layerwise(flight, flight->layerwise->on_pause_done(now_));
+    });
   } else if (std::holds_alternative<router::AwaitPrefill>(step)) {
     await_prefill(flight, *flight->layerwise->decode_instance());
   } else {
@@ -380,7 +382,7 @@ void Cluster::carry_out_prefill(const std::shared_ptr<Flight>& flight, router::I
     const auto& over = std::get<router::PrefillOver>(step);
     if (!over.ok) by_id(d).refuse(flight->transfer, {Code::kUnavailable, over.detail});
     if (std::exchange(flight->awaits_prefill, false))
-      carry_out(flight, flight->layerwise->on_prefill_over(now_));
+      carry_out_layerwise(flight, flight->layerwise->on_prefill_over(now_));
   }
 }
 
@@ -390,7 +392,7 @@ void Cluster::await_prefill(const std::shared_ptr<Flight>& flight, router::Insta
     timers_.emplace_back(now_ + *wait, [this, flight, round = flight->round] {
       if (flight->round != round || !std::exchange(flight->awaits_prefill, false)) return;
       flight->layerwise->on_prefill_late();
-      carry_out(flight, flight->layerwise->on_prefill_over(now_));
+      carry_out_layerwise(flight, flight->layerwise->on_prefill_over(now_));
     });
   }
   if (auto step = flight->layerwise->prefill_for_prompt(now_)) carry_out_prefill(flight, d, std::move(*step));

@@ -160,8 +160,8 @@ class Cluster {
   void begin(const std::string& body, size_t index);
   void begin_parts(const std::shared_ptr<Whole>& whole);
   void finish(const std::shared_ptr<Flight>& flight, const router::Reply& reply);
-  void carry_out(const std::shared_ptr<Flight>& flight, router::Step step);
-  void carry_out(const std::shared_ptr<Flight>& flight, router::LayerwiseStep step);
+  void carry_out_pull(const std::shared_ptr<Flight>& flight, router::Step step);
+  void carry_out_layerwise(const std::shared_ptr<Flight>& flight, router::Step step);
   void decode_layerwise(const std::shared_ptr<Flight>& flight, const router::AskDecode& ask);
   void carry_out_prefill(const std::shared_ptr<Flight>& flight, router::InstanceId d,
                          router::PrefillStep step);
