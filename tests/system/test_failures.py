@@ -6,7 +6,7 @@ import unittest
 
 from tests.system.cluster import Cluster, Stream, ask, free_ports
 
-LONG = {"model": "test", "prompt": "What is a violin?", "max_tokens": 3000, "ignore_eos": True, "temperature": 0}
+LONG = {"model": "test", "prompt": "What is a violin?", "max_tokens": 1500, "ignore_eos": True, "temperature": 0}
 SHORT = {"model": "test", "prompt": "What is a violin? " * 30, "max_tokens": 12, "temperature": 0, "logprobs": 2, "seed": 1}
 OUTCOME_SECONDS = 20  # a frozen instance is found by a probe: interval 0.5 s, timeout 2 s; the rest is margin
 
@@ -49,21 +49,25 @@ class Failures(unittest.TestCase):
         for name in {"P1", "P2", "D1", "D2"} - set(dead):
             self.cluster.wait_all_free(name)
 
-    def test_a_decode_instance_killed_mid_stream_ends_it_with_an_error_event_and_others_go_on(self):
+    def goes_on(self, events):
+        """The rest of a stream comes, to its end and without an error (test_resume.py looks at its bytes)."""
+        rest = list(events)
+        self.assertEqual(rest[-1], "[DONE]")
+        self.assertFalse([event for event in rest[:-1] if "error" in event])
+
+    def test_a_decode_instance_killed_mid_stream_is_replaced_and_others_go_on(self):
         before = self.answer()
         _, events, name = self.begun()
         self.cluster.processes[name].kill()
-        rest = list(events)
-        self.assertTrue(any("error" in event for event in rest if event != "[DONE]"), rest[-3:])
+        self.goes_on(events)
         for _ in range(4):
             self.assertEqual(self.answer(), before)
         self.survivors_are_free(name)
 
-    def test_a_decode_instance_frozen_mid_stream_ends_it_with_an_error_event(self):
+    def test_a_decode_instance_frozen_mid_stream_is_replaced(self):
         _, events, name = self.begun()
         self.cluster.processes[name].freeze()
-        rest = list(events)
-        self.assertTrue(any("error" in event for event in rest if event != "[DONE]"), rest[-3:])
+        self.goes_on(events)
         self.cluster.processes[name].thaw()
         self.survivors_are_free()
 

@@ -68,8 +68,8 @@ class Lists(Routed):
     def test_a_d_that_dies_before_its_first_byte_costs_no_part_of_the_answer(self):
         self.killed_under_a_list("D1", "P1", "P2", "D2")
 
-    def test_a_d_that_dies_in_the_middle_ends_the_stream_with_one_error_and_one_end(self):
-        events = iter(Stream(self.proxy, "/v1/completions", LONG_LIST, timeout=PATIENCE))
+    def test_a_d_that_dies_in_the_middle_costs_the_stream_nothing(self):
+        events = iter(Stream(self.proxy, "/v1/completions", {**LONG_LIST, "max_tokens": 300}, timeout=PATIENCE))
         begun: set[int] = set()
         while len(begun) < len(PROMPTS):
             begun |= {choice["index"] for choice in next(events)["choices"]}
@@ -79,8 +79,7 @@ class Lists(Routed):
         rest = list(events)
         self.assertEqual([event for event in rest if event == "[DONE]"], ["[DONE]"])
         self.assertEqual(rest[-1], "[DONE]")
-        errors = [event for event in rest[:-1] if "error" in event]
-        self.assertEqual((len(errors), errors[0] is rest[-2]), (1, True), rest[-3:])
+        self.assertFalse([event for event in rest[:-1] if "error" in event])
         self.nothing_is_left("P1", "P2", "D2")
 
     def test_a_p_that_dies_after_its_prefills_costs_the_stream_nothing(self):
