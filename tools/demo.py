@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The demonstration: two prefill instances, two decode instances and the proxy on loopback, a small trained model, a
 few questions answered as they stream, who did what in how many milliseconds, and the proof that one instance alone
-gives the same tokens with the same log-probabilities, bit for bit."""
+gives the same tokens with the same log-probabilities, bit for bit. With --chaos there is a second act: a decode instance
+is killed in the middle of an answer, which goes on to its end at the other one."""
 import argparse
 import http.client
 import json
@@ -19,6 +20,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 QUESTIONS = ["What is a violin?", "Define volcano.", "what does glacier mean", "Who are you?", "What is a telescope?", "I need the meaning of raven."]
 READY_SECONDS = 30
 PORT_BASE_MAX = 65535 - 42  # D2's side channel is the last of its ports
+CHAOS_TRIES = 5
 
 
 def fail(sentence: str) -> None:
@@ -82,7 +84,7 @@ def chat(question: str) -> dict:
             "stream_options": {"include_usage": True}}
 
 
-def ask(port: int, question: str, show) -> dict:
+def ask(port: int, question: str, show, headed=lambda headers: None) -> dict:
     """Streams one answer; returns its text, tokens, log-probabilities, usage and the headers that say who did it."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     start = time.monotonic()
@@ -91,6 +93,7 @@ def ask(port: int, question: str, show) -> dict:
     if answer.status != 200:
         fail(f"'{question}' was answered with {answer.status}: {answer.read().decode(errors='replace')}")
     result = {"text": "", "tokens": [], "logprobs": [], "usage": None, "first_ms": None, "headers": dict(answer.getheaders())}
+    headed(result["headers"])
     for line in answer:
         if not line.startswith(b"data: ") or line.strip() == b"data: [DONE]":
             continue
@@ -144,7 +147,7 @@ class Demo:
             arguments += ["--kv-transfer-config", json.dumps({"kv_connector": "MooncakeConnector", "engine_id": name, **transfer})]
         return self.start(name, arguments)
 
-    def run(self) -> None:
+    def run(self, chaos: bool = False) -> None:
         base = self.base
         prefill = {"P1": base + 1, "P2": base + 2}
         decode = {"D1": base + 11, "D2": base + 12}
@@ -171,7 +174,12 @@ class Demo:
             answers.append(ask(base, question, lambda text: print(text, end="", flush=True)))
             print()
         self.table(answers, names, {**prefill, **decode})
+        single = self.serve("single", base + 31, None)
+        wait_ready(single, base + 31, "/health")
         self.proof(answers)
+        if chaos:
+            self.chaos(names)
+        single.stop()
 
     def table(self, answers: list[dict], names: dict[str, str], ports: dict[str, int]) -> None:
         print(f"\n  {'':34}{'prefill':>9}{'decode':>8}{'queue':>9}{'prefill':>9}{'hand-over':>11}{'decode':>9}{'first':>9}{'total':>9}  tokens")
@@ -190,8 +198,6 @@ class Demo:
                 fail(f"'{question}' was not prefilled on one process and decoded on another: {who}")
 
     def proof(self, answers: list[dict]) -> None:
-        single = self.serve("single", self.base + 31, None)
-        wait_ready(single, self.base + 31, "/health")
         compared = 0
         for question, answer in zip(QUESTIONS, answers):
             alone = ask(self.base + 31, question, lambda text: None)
@@ -199,8 +205,68 @@ class Demo:
                 if alone[what] != answer[what]:
                     fail(f"PARITY BROKEN for '{question}': {what} through the proxy and from one instance differ:\n  {answer[what]}\n  {alone[what]}")
             compared += len(answer["tokens"])
-        single.stop()
         print(f"\n  the same {len(QUESTIONS)} questions to one instance alone: {compared} tokens and their log-probabilities are equal to the bit")
+
+    def resumed(self) -> int:
+        metrics = request(self.base, "GET", "/metrics")[2].decode()
+        return int(next(line.split()[1] for line in metrics.splitlines() if line.startswith("baton:proxy_resumptions_total ")))
+
+    def killed_in_the_middle(self, question: str, names: dict[str, str]) -> tuple[str, dict]:
+        """Asks, kills whoever decodes at the third piece of text, and reads on. Returns the name and the answer."""
+        decoder, pieces = [], []
+
+        def headed(headers: dict[str, str]) -> None:
+            decoder.append(names[next(value for key, value in headers.items() if key.lower() == "x-baton-decode")])
+
+        def show(text: str) -> None:
+            if text:
+                pieces.append(text)
+            if len(pieces) == 3 and text:
+                victim = next(process for process in self.processes if process.name == decoder[0])
+                victim.child.kill()
+                victim.child.wait()
+                self.processes.remove(victim)
+                text += f" [kill -9 {victim.name}] "
+            print(text, end="", flush=True)
+
+        print(f"  {question}\n    ", end="", flush=True)
+        answer = ask(self.base, question, show, headed)
+        print()
+        return decoder[0], answer
+
+    def revive(self, name: str) -> None:
+        """The same decode instance again, once the proxy has found it."""
+        number = int(name[1:])
+        port = self.base + 10 + number
+        wait_ready(self.serve(name, port, {"kv_role": "kv_consumer", "kv_port": self.base + 40 + number}), port, "/health")
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            instances = json.loads(request(self.base, "GET", "/healthcheck")[2])["instances"]
+            if all(one["health"] == "up" for one in instances):
+                return
+            time.sleep(0.05)
+        fail(f"the proxy does not find {name} again within {READY_SECONDS} s")
+
+    def chaos(self, names: dict[str, str]) -> None:
+        """The second act. A killed process says nothing more: what follows comes from somebody else."""
+        question = QUESTIONS[1]
+        print("\n  second act: the decode instance is killed in the middle of an answer")
+        for _ in range(CHAOS_TRIES):
+            before = self.resumed()
+            victim, answer = self.killed_in_the_middle(question, names)
+            if self.resumed() > before:
+                break
+            print(f"  {victim} had said all of it before it died; once more")
+            self.revive(victim)
+        else:
+            fail(f"{CHAOS_TRIES} answers were faster than the kill: is this machine very busy?")
+        alone = ask(self.base + 31, question, lambda text: None)
+        for what in ("text", "tokens", "logprobs"):
+            if alone[what] != answer[what]:
+                fail(f"PARITY BROKEN after the kill: {what} differ:\n  {answer[what]}\n  {alone[what]}")
+        survivor = next(name for name in ("D1", "D2") if name != victim)
+        print(f"  {victim} began the answer, {survivor} ended it: {len(answer['tokens'])} tokens and their log-probabilities are equal to the bit\n"
+              "  to those of one instance that nothing disturbed; the client saw no error")
 
     def stop(self) -> None:
         for process in reversed(self.processes):
@@ -216,6 +282,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, prog="./dev demo")
     parser.add_argument("--baton", default=str(ROOT / "build/release/baton"), help="the binary")
     parser.add_argument("--port-base", type=int, default=8100, help="the proxy's port; the others follow it (default 8100)")
+    parser.add_argument("--chaos", action="store_true", help="then kill a decode instance in the middle of an answer")
     parser.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
     args = parser.parse_args()
     if not 1 <= args.port_base <= PORT_BASE_MAX:
@@ -225,7 +292,7 @@ def main() -> None:
     demo = Demo(args.baton, args.port_base)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
-        demo.run()
+        demo.run(args.chaos)
         if args.keep:
             print(f"""
   still running; talk to it:
