@@ -145,7 +145,8 @@ http::Awaitable<void> AnswerExchange::relay_events(http::ResponseStream& stream,
     if (!piece) end = Failure(failure(piece.error()));
     if (!piece || piece->empty() || is_unwanted()) co_return;
     end = parser.feed(*piece);
-    if (end) end = co_await take_events(parser);
+    if (!end) co_return;
+    end = co_await take_events(parser);
   }
 }
 
@@ -158,17 +159,18 @@ http::Awaitable<Result<void>> AnswerExchange::take_events(http::SseParser& parse
     const auto event = parser.next();
     if (!event) break;
     flow.on_event(event->raw, event->data, out);
-    if (flow.waits()) end = co_await await_held(out);
+    if (!flow.waits()) continue;
+    end = co_await await_held(out);
   }
-  if (!out.empty()) co_await send(out);
+  co_await send(out);
   co_return end;
 }
 
 // What was ready before goes out at once.
 http::Awaitable<Result<void>> AnswerExchange::await_held(std::string& out) {
   while (answer_flow().waits()) {
-    if (!out.empty()) co_await send(out);
-    if (!is_unwanted()) co_await await_prefill();
+    co_await send(out);
+    co_await await_prefill();
     if (is_unwanted()) co_return fail(Code::kCancelled, "nobody wants the answer");
     if (is_down_) co_return Failure(failure({Code::kCancelled, "D is down"}));
     const auto resumed = answer_flow().resume(out);
@@ -179,6 +181,7 @@ http::Awaitable<Result<void>> AnswerExchange::await_held(std::string& out) {
 
 // The events are the receiver's, also where its wait for more room ends early.
 http::Awaitable<void> AnswerExchange::send(std::string& out) {
+  if (out.empty()) co_return;
   const std::string ready = std::exchange(out, {});
   const auto written = co_await receiver_.take(ready);
   if (!written && written.error().code != Code::kCancelled) is_unwanted_ = true;

@@ -42,6 +42,7 @@ class Told {
   std::string word(const Pause&) { return "pause"; }
   std::string word(const Reply& reply) { return fmt::format("reply {}", reply.status); }
   std::string word(const Relay&) { return "relay"; }
+  std::string word(const End&) { return "end"; }
   std::string word(const Split&) { return "split"; }
   std::string word(const Wait&) { return "wait"; }
   std::string word(const AwaitPrefill&) { return "await"; }
@@ -129,7 +130,7 @@ TEST_P(EitherOrder, AStreamIsPassedOnAndDsWorkOnThePromptEndsWithItsFirstEvent) 
     EXPECT_EQ(registry_->find(d_[0])->in_flight, 1U);
     told.flow.on_event("data: " + kAnswer + "\n\n", kAnswer, out);
     told.flow.on_event("data: [DONE]\n\n", "[DONE]", out);
-    told.flow.on_stream_end({}, kNow, out);
+    EXPECT_EQ(told.say(told.flow.on_stream_end({}, kNow)), "end");
     EXPECT_EQ(out, "data: {\"choices\":[]}\n\ndata: " + kAnswer + "\n\ndata: [DONE]\n\n");
     EXPECT_EQ(told.flow.outcome(), "ok");
   });

@@ -2,8 +2,8 @@
 // examples/disaggregated/mooncake_connector/mooncake_connector_proxy.py): P's answer names no KV. Instead the
 // proxy makes up a transfer id, tells it to both sides, and tells D where P's bootstrap server listens and
 // which engine id the chosen data-parallel rank of P has. D asks the bootstrap server for the rank's address
-// and fetches the KV by the transfer id. That proxy asks P and D at once; here D is asked when P has answered,
-// so that a P that fails or an answer that ends with its first token costs D nothing.
+// and fetches the KV by the transfer id. That proxy asks P and D at once; here D is asked when P has
+// answered, so that a P that fails or an answer that ends with its first token costs D nothing.
 #pragma once
 
 #include <cstdint>

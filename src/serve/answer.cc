@@ -187,13 +187,9 @@ std::string Answer::last_events(std::string_view timings, std::string_view recei
   const bool has_more = !timings.empty() || !receipt.empty();
   const bool is_due = (has_more || request_->include_usage) && !usage_said_;
   if (is_due && writes_notes_) api::append_resume_note(events, {});
-  if (!is_due) {
-    // Nothing stands between the choices and the end.
-  } else if (has_more) {
+  if (is_due && !has_more) chunks_.append_usage(events, all);
+  if (is_due && has_more)
     chunks_.append_last(events, timings, receipt, request_->include_usage ? &all : nullptr);
-  } else {
-    chunks_.append_usage(events, all);
-  }
   api::append_done(events);
   return events;
 }

@@ -23,7 +23,7 @@ namespace baton::serve {
 class DrawnChoice {
  public:
   // `logprobs`: one per token if they were asked for; once a token has none (it was drawn by an instance that
-  // did not tell) there is no hash of them. It is a chain that begins with 16 zero bytes:
+  // did not tell) there is no hash of them. The hash is a chain that begins with 16 zero bytes:
   // h = xxh3-128(h, then for the drawn token and each listed one: id, bits of the float32, rank), all
   // little-endian, 32 bits each; h itself in xxh3's canonical (big-endian) order.
   void take(std::span<const TokenId> tokens, std::span<const api::PositionLogprobs> logprobs);

@@ -81,10 +81,8 @@ void Proxy::clean_up(Flight& flight, Time now) {
 void Proxy::end(uint64_t id, Received received, Time now) {
   Flight& flight = flights_.at(id);
   clean_up(flight, now);
-  tell_flow(flight, [this](auto& flow) {
-    const auto& placed = flow.times().placement;
-    alone += placed && placed->on == api::kAtDecode ? 1 : 0;
-  });
+  const auto& placed = flight.flow->times().placement;
+  alone += placed && placed->on == api::kAtDecode ? 1 : 0;
   close(flight.call, now);
   close(flight.p_call, now);
   received.is_over = true;
@@ -274,8 +272,8 @@ void Proxy::prefill_is_over(uint64_t id, Time now) {
   flight.waits = Waits::kAnswer;
   flight.until = now + kAnswerMax;
   if (!flight.relays) return carry_out(id, flight.layerwise->on_prefill_over(now), now);
-  if (const auto resumed = flight.layerwise->resume(flight.out); !resumed)
-    return stream_ended(id, Failure(resumed.error()), now);
+  if (const auto passed_on = flight.layerwise->resume(flight.out); !passed_on)
+    return stream_ended(id, Failure(passed_on.error()), now);
   CHECK(!flight.layerwise->waits(), "an event waits for a P that has ended");
   auto later = std::exchange(flight.later, {});
   for (Piece& piece : later) {

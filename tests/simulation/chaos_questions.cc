@@ -106,10 +106,10 @@ Questions::Questions(size_t count) {
       prompt[at] = number(0, kVocab - 1);
     Question question;
     question.stream = random() % 2 == 0;
-    question.body =
-        fmt::format(R"({{"model":"m","prompt":[{}],"max_tokens":{},"seed":{},"temperature":{},"n":{}{}}})",
-                    fmt::join(prompt, ","), number(1, 8), number(0, 99), number(0, 2) == 0 ? 0 : 1,
-                    number(0, 9) == 0 ? 2 : 1, question.stream ? R"(,"stream":true)" : "");
+    question.body = fmt::format(
+        R"({{"model":"m","prompt":[{}],"max_tokens":{},"seed":{},"temperature":{},"n":{}{}}})",
+        fmt::join(prompt, ","), number(1, number(0, 4) == 0 ? 40 : 8), number(0, 99),
+        number(0, 2) == 0 ? 0 : 1, number(0, 9) == 0 ? 2 : 1, question.stream ? R"(,"stream":true)" : "");
     alone.answer(question);
     all_.push_back(std::move(question));
   }

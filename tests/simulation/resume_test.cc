@@ -30,6 +30,7 @@ class Cluster {
                               .role = i == 0 ? api::Role::kPrefill : api::Role::kDecode,
                               .order = order,
                               .arena_blocks = i == 0 ? 64 : arena_blocks,
+                              .speeds = {},
                               .engine = {}};
       options.engine.limits.returns = returns && i > 0;
       instances_.push_back(std::make_unique<Instance>(options, network_, wire_, *doors_[i], i + 1));
@@ -115,7 +116,7 @@ std::string body_of(int number, int max_tokens, int n = 1) {
   for (int i = 0; i < 20 + number; ++i)
     prompt += fmt::format("{}{}", i == 0 ? "" : ",", (i * 7 + number) % 32);
   return fmt::format(
-      R"({{"model":"m","prompt":[{}],"max_tokens":{},"seed":{},"n":{},"stream":true,"ignore_eos":true})",
+      R"({{"model":"m","prompt":[{}],"max_tokens":{},"seed":{},"n":{},"stream":true,"ignore_eos":true}})",
       prompt, max_tokens, number, n);
 }
 
