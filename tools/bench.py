@@ -35,6 +35,7 @@ DISTURBED_CORES = 0.08
 CALM_S = 1.5  # this long nobody else may use the cores before a job begins
 RETRY_UNTIL_S = 200  # no second try of a disturbed job after this: the whole run stays below six minutes
 LAYERWISE_ROUNDS = 7
+LAYER_BYTES_PER_TOKEN = 2 * 8 * 128 * 2  # of SHAPE: K and V, heads, width, bytes of a bfloat16
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -482,7 +483,7 @@ class Layerwise:
 
     def prefill_s(self) -> float:
         """Of P's last request."""
-        return json.loads(self.get("/debug/requests"))["recent"][0]["prefill_ms"] / 1e3
+        return json.loads(self.get("/debug/requests"))["recent"][-1]["prefill_ms"] / 1e3
 
     def hand_over(self, tokens: int) -> tuple[float, float]:
         """Exposed time and P's prefill of one request."""
@@ -517,8 +518,10 @@ def job_layerwise(run: Run) -> list[Row]:
             slowdowns.append(with_transfer - (before or cluster.alone(tokens)))
             exposed.append(wait)
         cluster.stop()
-        [entries] = run.google_benchmark("src/transfer/bench_transfer", f"^one_layer/{transport}/", 3).values()
-        layer, wait, slower = median(entry["seconds"] for entry in entries), median(exposed), median(slowdowns)
+        case = {"local": "local_against_memcpy", "tcp": "tcp_against_raw_socket"}[transport]
+        [entries] = run.google_benchmark("src/transfer/bench_transfer", f"^{case}/", 3).values()
+        layer = tokens * LAYER_BYTES_PER_TOKEN / median(entry["mover_GB/s"] * 1e9 for entry in entries)
+        wait, slower = median(exposed), median(slowdowns)
         noise = median(abs(one - slower) for one in slowdowns)
         command = shlex.join(cluster.command)
         rows.append(Row(f"layer-wise, last layer to Done, {transport}", f"{wait * 1e3:.2f} ms", f"one layer {layer * 1e3:.2f} ms", wait / layer, 1.5,
