@@ -148,7 +148,7 @@ struct ProxyMetrics {
   uint64_t parity_checked = 0;     // of --shadow: answers that were computed once more
   uint64_t parity_mismatches = 0;  // and came out otherwise
   uint64_t parity_skipped =
-      0;  // of the sample, not computed again: the load, or the instance, did not permit
+      0;                     // of the sample, not computed again: the load, or the instance, did not permit
   uint64_t resumptions = 0;  // answers that went on at another decode instance
   Histogram time_to_first_byte_s{first_token_buckets_s()};
   Histogram prefill_time_s{request_latency_buckets_s()};

@@ -86,9 +86,9 @@ Result<ResumeHead> read_head(const json::value& value) {
 
 // The entries of `choices`, which may be absent.
 Result<const json::array*> read_choices(const json::object& object) {
-  static const json::array kNone;
+  static const json::array none;
   const json::value* choices = find_field(object, "choices");
-  if (choices == nullptr) return &kNone;
+  if (choices == nullptr) return &none;
   if (!choices->is_array() || choices->get_array().size() > kChoicesMax)
     return refuse("choices", fmt::format("a list of at most {} objects", kChoicesMax));
   for (const json::value& entry : choices->get_array()) {

@@ -65,7 +65,7 @@ class Proxy {
   size_t in_flight() const { return flights_.size(); }
   std::string find_leak() const;  // empty: none
 
-  uint64_t alone = 0;  // requests whose prompt was left to D
+  uint64_t alone = 0;    // requests whose prompt was left to D
   uint64_t resumed = 0;  // answers that went on at another D
 
  private:

@@ -38,7 +38,7 @@ struct Report {
   uint64_t left = 0;      // the client left first
   uint64_t landed = 0;    // hand-overs
   uint64_t recomputed = 0;
-  uint64_t alone = 0;  // prompts that a proxy left to D
+  uint64_t alone = 0;     // prompts that a proxy left to D
   uint64_t resumed = 0;   // went on at another D
   uint64_t returned = 0;  // were given back by a D that was short of blocks
   uint64_t faults = 0;
