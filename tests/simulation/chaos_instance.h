@@ -29,8 +29,8 @@ struct InstanceOptions {
   bool emits_layers = false;  // while a pass goes on, else at its end
   uint32_t block_tokens = 16;
   uint32_t arena_blocks = 32;
-  uint32_t interrupt_percent = 0;  // passes that are ended early
-  api::Speeds speeds;              // that it says, whatever it is
+  uint32_t interrupt_percent = 0;     // passes that are ended early
+  std::optional<api::Speeds> speeds;  // that it says, whatever it is
   engine::EngineConfig engine;
 };
 
