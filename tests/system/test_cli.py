@@ -245,7 +245,7 @@ class CommandLines(Folder):
             for name in ("P", "D"):
                 instances.wait_ready(name)
             notices = instances.processes["D"].log
-            self.assertIn("recompute_scheduler_enable: a request that finds no KV block is recomputed here", notices)
+            self.assertIn("recompute_scheduler_enable: a request that finds no KV block is given back to a proxy that says X-Baton-Resume, for others recomputed here", notices)
             folded = [line for line in notices.splitlines() if "accepted, no effect here" in line]
             self.assertEqual(len(folded), 1, notices)
             for word in ("--trust-remote-code", "--enforce-eager", "VLLM_VERSION", "ASCEND_BUFFER_POOL", "HCCL_BUFFSIZE"):
