@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """clang-format, the arrows of ARCHITECTURE.md, the numbers of docs/limits.md, the tests of docs/failure-modes.md, the rules for co_await,
-and clang-tidy over every source of src/.
+whether every mutation still applies, and clang-tidy over every source of src/.
 
 clang-tidy results are remembered in build/lint/ by the hash of the file, of every header of src/ and of the
 configuration, so a second run only looks at what changed."""
@@ -62,6 +62,16 @@ def check_awaits() -> list[str]:
     return found
 
 
+def check_mutations() -> list[str]:
+    """A mutation whose code has changed is changed with it, not found when they all run."""
+    found = []
+    for path in sorted((ROOT / "tests" / "mutations").glob("*.patch")):
+        run = subprocess.run(["git", "apply", "--check", str(path)], cwd=ROOT, text=True, capture_output=True)
+        if run.returncode != 0:
+            found.append(f"{path.relative_to(ROOT)}: {run.stderr.strip().splitlines()[0]}")
+    return found
+
+
 def check_tidy(build: pathlib.Path) -> list[str]:
     commands = {entry["file"] for entry in json.loads((build / "compile_commands.json").read_text())}
     config = hashlib.sha256((ROOT / ".clang-tidy").read_bytes())
@@ -95,7 +105,7 @@ def main() -> int:
     args = parser.parse_args()
     failed = False
     for name, check in (("format", check_format), ("layers", check_layers), ("limits", check_limits),
-                        ("failure modes", check_failure_modes), ("awaits", check_awaits), ("tidy", lambda: check_tidy(args.build))):
+                        ("failure modes", check_failure_modes), ("awaits", check_awaits), ("mutations", check_mutations), ("tidy", lambda: check_tidy(args.build))):
         problems = check()
         print(f"lint: {name}: {'ok' if not problems else f'{len(problems)} problems'}", flush=True)
         for problem in sorted(set(problems)):
