@@ -61,8 +61,11 @@ Result<ObjectBytes> ObjectBytes::parse(std::string_view text, size_t bytes_max) 
   }
   const simdjson::padded_string copy(text);
   ondemand::parser parser;
-  const auto refuse = [](simdjson::error_code error) {
-    return fail(Code::kInvalid, fmt::format("body: not a JSON object: {}", simdjson::error_message(error)));
+  // In the words of parse_json_object, which says where and what, if it refuses the text too.
+  const auto refuse = [&](simdjson::error_code error) -> Failure {
+    if (auto object = parse_json_object(text, bytes_max); !object) return Failure(std::move(object).error());
+    return fail(Code::kInvalid,
+                fmt::format("body: {}, expected a JSON object", simdjson::error_message(error)));
   };
   ondemand::document document;
   if (const auto error = parser.iterate(copy).get(document)) return refuse(error);

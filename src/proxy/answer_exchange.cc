@@ -159,6 +159,7 @@ http::Awaitable<Result<void>> AnswerExchange::take_events(http::SseParser& parse
     const auto event = parser.next();
     if (!event) break;
     flow.on_event(event->raw, event->data, out);
+    if (flow.is_broken()) end = fail(Code::kCorrupt, "its events are no answer");
     if (!flow.waits()) continue;
     end = co_await await_held(out);
   }

@@ -10,6 +10,7 @@
 #include "api/response.h"
 #include "base/log.h"
 #include "net/address.h"
+#include "proxy/any_instance.h"
 #include "proxy/live_request.h"
 #include "proxy/metaserver.h"
 #include "proxy/prober.h"
@@ -37,37 +38,6 @@ Answer answer_completions(Hub& hub, http::Request& request, http::ResponseWriter
 }
 Answer answer_chat(Hub& hub, http::Request& request, http::ResponseWriter& writer) {
   return relay(hub, router::Route::kChat, request, writer);
-}
-
-// The first instance that answers speaks for all, P's before D's.
-Answer answer_models(Hub& hub, http::Request& request, http::ResponseWriter& writer) {
-  std::vector<router::InstanceId> order;
-  for (const auto side : {router::Side::kPrefill, router::Side::kDecode}) {
-    for (const auto& instance : hub.registry.instances()) {
-      if (instance->side == side) order.push_back(instance->id);
-    }
-  }
-  json::array failed;
-  for (const router::InstanceId id : order) {
-    const router::Instance* instance = hub.registry.find(id);
-    if (instance == nullptr) continue;
-    const std::string address = instance->address();
-    http::ClientRequest ask{.to = hub.address_of(*instance),
-                            .target = "/v1/models",
-                            .headers = hub.upstream_headers(&request, {}),
-                            .body = {},
-                            .head_timeout = kModelsTimeout,
-                            .idle_timeout = kModelsTimeout};
-    const auto answer = co_await hub.client.request(std::move(ask));
-    if (answer && answer->status == 200) {
-      writer.send(200, kJson, answer->body);
-      co_return;
-    }
-    failed.emplace_back(address);
-  }
-  json::object body{{"error", order.empty() ? "no instance is known" : "no instance answers GET /v1/models"}};
-  if (!order.empty()) body["failed"] = std::move(failed);
-  writer.send(503, kJson, json::serialize(body));
 }
 
 json::object describe(const router::Instance& instance, Time now) {
@@ -118,6 +88,11 @@ Answer answer_health(Hub& hub, http::Request&, http::ResponseWriter& writer) {
   } else {
     writer.send(503, kJson, api::render_error(ready.error(), 503));
   }
+  co_return;
+}
+
+Answer answer_version(Hub&, http::Request&, http::ResponseWriter& writer) {
+  writer.send(200, kJson, R"({"version":")" BATON_VERSION R"("})");
   co_return;
 }
 
@@ -298,8 +273,13 @@ constexpr std::array kRoutes = {
     Route{"POST", "/v1/completions", Access::kClient, answer_completions},
     Route{"POST", "/v1/metaserver", Access::kOpen, answer_metaserver},
     Route{"GET", "/v1/models", Access::kClient, answer_models},
+    Route{"POST", "/tokenize", Access::kClient, answer_by_any},
+    Route{"POST", "/detokenize", Access::kClient, answer_by_any},
     Route{"GET", "/healthcheck", Access::kOpen, answer_healthcheck},
     Route{"GET", "/health", Access::kOpen, answer_health},
+    Route{"GET", "/ping", Access::kOpen, answer_health},
+    Route{"POST", "/ping", Access::kOpen, answer_health},
+    Route{"GET", "/version", Access::kOpen, answer_version},
     Route{"GET", "/metrics", Access::kOpen, answer_metrics},
     Route{"GET", "/debug/requests", Access::kAdmin, answer_debug_requests},
     Route{"POST", "/reset_prefix_cache", Access::kAdmin, answer_reset_prefix_cache},
@@ -320,9 +300,29 @@ bool may(const Hub& hub, const http::Request& request, Access access) {
   return hub.options.admin_key.empty() ? net::is_loopback(request.peer) : key == hub.options.admin_key;
 }
 
-Answer refuse(http::ResponseWriter& writer, int status, std::string message) {
-  writer.send(status, kJson, api::render_error({Code::kInvalid, std::move(message)}, status));
+Answer refuse(http::ResponseWriter& writer, int status, std::string message, std::string allowed = {}) {
+  http::Response response;
+  response.status = status;
+  response.headers.add("Content-Type", kJson);
+  if (!allowed.empty()) response.headers.add("Allow", allowed);
+  response.body = api::render_error({Code::kInvalid, std::move(message)}, status);
+  writer.send(response);
   co_return;
+}
+
+// HEAD is GET without its body (RFC 9110, section 9.3.2), which the server leaves out.
+bool serves(const Route& route, std::string_view method) {
+  return route.method == method || (method == "HEAD" && route.method == "GET");
+}
+
+// The methods of a path, for the Allow field (RFC 9110, section 10.2.1).
+std::string methods_of(std::string_view path) {
+  std::string out;
+  for (const Route& route : kRoutes) {
+    if (route.path != path) continue;
+    out += fmt::format("{}{}", out.empty() ? "" : ", ", route.method == "GET" ? "GET, HEAD" : route.method);
+  }
+  return out;
 }
 
 Answer route(Hub& hub, http::Request& request, http::ResponseWriter& writer) {
@@ -330,16 +330,23 @@ Answer route(Hub& hub, http::Request& request, http::ResponseWriter& writer) {
   for (const Route& candidate : kRoutes) {
     if (candidate.path != request.path()) continue;
     path_known = true;
-    if (candidate.method != request.method) continue;
-    if (may(hub, request, candidate.access)) return candidate.answer(hub, request, writer);
-    return refuse(writer, 401,
-                  candidate.access == Access::kAdmin
-                      ? fmt::format("{} is for loopback, or for `Authorization: Bearer` with the --admin-key",
-                                    candidate.path)
-                      : "Authorization: expected `Bearer` with a valid API key");
+    if (!serves(candidate, request.method)) continue;
+    if (!may(hub, request, candidate.access)) {
+      return refuse(
+          writer, 401,
+          candidate.access == Access::kAdmin
+              ? fmt::format("{} is for loopback, or for `Authorization: Bearer` with the --admin-key",
+                            candidate.path)
+              : "Authorization: expected `Bearer` with a valid API key");
+    }
+    if (const auto coding = request.headers.get("Content-Encoding"); coding && *coding != "identity")
+      return refuse(writer, 415, fmt::format("Content-Encoding: {}, expected none or identity", *coding));
+    return candidate.answer(hub, request, writer);
   }
-  if (path_known)
-    return refuse(writer, 405, fmt::format("{} is not allowed on {}", request.method, request.path()));
+  if (path_known) {
+    return refuse(writer, 405, fmt::format("{} is not allowed on {}", request.method, request.path()),
+                  methods_of(request.path()));
+  }
   return refuse(writer, 404, fmt::format("{}: no such path", request.path()));
 }
 

@@ -47,6 +47,7 @@ class Direct final : public Receiver {
     writer_.end();
   }
   void reply(router::Reply reply) override {
+    if (reply.status == 400) tell_place(reply);
     if (gives_timings_ && reply.status == 200) put_timings(reply);
     if (tap_ != nullptr && reply.status == 200) {
       auto tapped = reply.content_type.starts_with("text/event-stream") ? tap_->events(reply.body)
@@ -70,6 +71,11 @@ class Direct final : public Receiver {
     if (!gives_timings_) return events;
     changed_ = events_with_timings(events, visit_.started(), exchange_->flow().times(), now());
     return changed_.empty() ? events : changed_;
+  }
+  // An instance counts bytes in the body that it was sent.
+  void tell_place(router::Reply& reply) const {
+    if (const auto body = api::parse_json_object(request_.body); !body)
+      reply.body = api::render_error(body.error());
   }
   void put_timings(router::Reply& reply) {
     if (reply.content_type.starts_with("text/event-stream")) {

@@ -163,10 +163,10 @@ TEST_F(SessionTest, AClientThatLeavesBeforeDsAnswerEndsDAndPIsTold) {
 TEST_F(SessionTest, AClientThatLeavesMidStreamEndsDAndPHasNothingLeftToFree) {
   start();
   p1_.script({kPrefilled});
-  d1_.script({{.pieces = {"data: {}\n\n"}, .is_stream = true, .holds = true}});
+  d1_.script({{.pieces = {"data: {\"choices\":[{}]}\n\n"}, .is_stream = true, .holds = true}});
   http::RawClient client = proxy_->connect();
   client.send(RunningProxy::request("POST", "/v1/completions", R"({"stream":true})"));
-  client.read_until("data: {}");
+  client.read_until("\n\n");
   client.close();
   EXPECT_TRUE(proxy_->becomes([&](const Hub&) { return d1_.left() == 1; }));
   EXPECT_TRUE(proxy_->is_idle());
@@ -229,10 +229,10 @@ TEST_F(SessionTest, AFailureBeforeTheFirstByteGoesElsewhere) {
 TEST_F(SessionTest, NothingGoesElsewhereAfterTheFirstByte) {
   start();
   p1_.script({kPrefilled});
-  d1_.script({{.pieces = {"data: {}\n\n", "data: {"}, .is_stream = true, .cut = true}});
+  d1_.script({{.pieces = {"data: {\"choices\":[{}]}\n\n", "data: {"}, .is_stream = true, .cut = true}});
   d2_.script({});
   const std::string body = unchunked(proxy_->post(R"({"prompt":"x","stream":true})"));
-  EXPECT_TRUE(body.starts_with("data: {}\n\ndata: {\"error\":")) << body;
+  EXPECT_TRUE(body.starts_with("data: {\"choices\":[{}]}\n\ndata: {\"error\":")) << body;
   EXPECT_EQ(body.find("[DONE]"), std::string::npos) << body;
   EXPECT_TRUE(d2_.heard().empty());
   EXPECT_TRUE(proxy_->is_idle());
@@ -377,9 +377,9 @@ TEST_F(SessionTest, AStreamThatStopsIsEndedAfterTheIdleTimeoutAlthoughItsInstanc
   options.idle_timeout = std::chrono::milliseconds(50);
   start(std::move(options));
   p1_.script({kPrefilled});
-  d1_.script({{.pieces = {"data: {}\n\n"}, .is_stream = true, .holds = true}});
+  d1_.script({{.pieces = {"data: {\"choices\":[{}]}\n\n"}, .is_stream = true, .holds = true}});
   const std::string body = unchunked(proxy_->post(R"({"prompt":"x","stream":true})"));
-  EXPECT_TRUE(body.starts_with("data: {}\n\ndata: {\"error\":")) << body;
+  EXPECT_TRUE(body.starts_with("data: {\"choices\":[{}]}\n\ndata: {\"error\":")) << body;
   EXPECT_EQ(body.find("[DONE]"), std::string::npos) << body;
   EXPECT_TRUE(proxy_->becomes([&](const Hub&) { return d1_.left() == 1; }));
   EXPECT_TRUE(proxy_->is_idle());
@@ -527,7 +527,7 @@ TEST_F(SessionTest, APartThatFailsAfterTheFirstByteEndsTheStreamWithAnErrorEvent
 TEST_F(SessionTest, APWhoseKvDDidNotFetchIsTold) {
   start();
   p1_.script({kPrefilled});
-  d1_.script({{.pieces = {R"({"choices":[]})"}, .kv_unused = true}});
+  d1_.script({{.pieces = {R"({"choices":[{}]})"}, .kv_unused = true}});
   EXPECT_EQ(status_of(proxy_->post(R"({"prompt":"x"})")), "200");
   EXPECT_TRUE(hears(p1_, R"(/abort_request {"request_id":["held-1"]})"));
 }

@@ -70,20 +70,40 @@ Step AnswerFlow::decode_empty(const Result<void>& end, Time now) {
                       now);
 }
 
+// Before the client has anything, another D may be asked; a keep-alive or a usage may have gone out already.
+Step AnswerFlow::decode_broken(Time now) {
+  is_broken_ = false;
+  const Error error =
+      named(registry_, d_.instance(),
+            {Code::kUnavailable, fmt::format("the first event of its stream has {}", kNoChoices)});
+  if (!begun_)
+    return decode_whole(
+        UpstreamAnswer{.status = 502, .body = api::render_error(error, 502), .retry_after = {}}, now);
+  registry_.on_answer_failed(d_.instance(), now);
+  return lost(error, now);
+}
+
 void AnswerFlow::forward(const HeardEvent& event, std::string_view data, std::string& out) {
   if (event.raw.empty()) {
     const auto note = api::parse_resume_note(event.note);
     was_given_back_ = note && note->returned;
     return;
   }
+  if (is_broken_) return;
   if (data == "[DONE]") {
-    if (!begun_) return;  // an end before any beginning is no answer
+    if (!has_answer_ && !saw_error_) return;  // an end before any beginning is no answer
     saw_done_ = true;
     if (client_.part) return;
   } else if (is_error_event(data)) {
     saw_error_ = true;
-  } else if (d_identity_) {
-    resumption_.add(event.note);
+  } else {
+    if (!has_answer_ && !data.empty()) {
+      const EventKind kind = kind_of(data);
+      is_broken_ = kind == EventKind::kNone;
+      if (is_broken_) return;
+      has_answer_ = kind == EventKind::kChoices;
+    }
+    if (d_identity_) resumption_.add(event.note);
   }
   const size_t before = out.size();
   const auto merged = merger_ ? merger_->merge(data) : std::nullopt;
@@ -102,6 +122,7 @@ Step AnswerFlow::on_stream_end(const Result<void>& end, Time now) {
     finish(saw_error_ ? "d_failed" : "ok");
     return End{};
   }
+  if (is_broken_) return decode_broken(now);
   if (was_given_back_) return given_back(now);
   if (!begun_) return decode_empty(end, now);
   const std::string why = end ? "its stream ended without [DONE]" : end.error().message;

@@ -56,6 +56,8 @@ class AnswerFlow : public FlowReport {
   // While relaying: appends what the client gets for one event of D. `raw` is the event with its blank line,
   // `data` its data.
   virtual void on_event(std::string_view raw, std::string_view data, std::string& out) = 0;
+  // What D sends is no answer: its stream need not be read to the end.
+  bool is_broken() const { return is_broken_; }
   // The event is kept until resume() has appended it; no further one is given meanwhile.
   virtual bool waits() const { return false; }
   virtual Result<void> resume(std::string& /*out*/) { return {}; }
@@ -135,12 +137,15 @@ class AnswerFlow : public FlowReport {
   FlowTimes times_;
 
   std::optional<EventMerger> merger_;
-  bool begun_ = false;
+  bool begun_ = false;       // the client has something of D's stream ...
+  bool has_answer_ = false;  // ... and something of an answer
+  bool is_broken_ = false;
   bool saw_done_ = false;
   bool saw_error_ = false;
 
  private:
   Step decode_empty(const Result<void>& end, Time now);
+  Step decode_broken(Time now);
   Step resumption_failed(Result<UpstreamAnswer> answer, Time now);
   Step lost(Error why, Time now);
   Step given_back(Time now);

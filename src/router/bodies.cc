@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "api/fields.h"
 #include "api/limits.h"
 #include "api/resume.h"
 
@@ -19,12 +20,24 @@ namespace json = api::json;
 
 bool is_null(std::string_view raw) { return raw.empty() || raw == "null"; }
 
+// As lax as the instances are, and in their words (api/fields.h).
 Result<bool> read_bool(const api::ObjectBytes& members, std::string_view key) {
   const std::string_view raw = members.find(key).value_or("");
   if (is_null(raw) || raw == "false") return false;
   if (raw == "true") return true;
-  return fail(Code::kInvalid, fmt::format("{}: {}, expected true or false", key, raw.substr(0, 64)),
-              std::string(key));
+  TRY(const json::value value, api::parse_json(raw));
+  const auto on = api::as_switch(value);
+  if (!on) return api::refuse_field(key, value, "true or false");
+  return *on;
+}
+
+Result<bool> read_include_usage(const api::ObjectBytes& members) {
+  const std::string_view options = members.find("stream_options").value_or("");
+  if (is_null(options)) return false;
+  TRY(const json::value value, api::parse_json(options));
+  if (!value.is_object()) return api::refuse_field("stream_options", value, "an object");
+  TRY(const auto include_usage, api::read_switch(value.get_object(), "include_usage"));
+  return include_usage.value_or(false);
 }
 
 std::optional<int32_t> parse_count(std::string_view raw) {
@@ -89,6 +102,14 @@ int64_t integer(std::string_view raw) {
   int64_t value = 0;
   std::from_chars(raw.data(), raw.data() + raw.size(), value);
   return value;
+}
+
+// Whether `choices` of an answer or an event are some, each of them an object.
+bool has_choices(const api::ObjectBytes& answer) {
+  const auto choices = api::array_elements(answer.find("choices").value_or(""));
+  return !choices.empty() && std::ranges::all_of(choices, [](std::string_view choice) {
+    return api::ObjectBytes::parse(choice, kAnswerBytesMax).has_value();
+  });
 }
 
 // P's answer's first choice.
@@ -244,11 +265,7 @@ Result<ClientBody> read_client_body(Route route, std::string_view body) {
   TRY(client.members, api::ObjectBytes::parse(body));
   client.members.remove(api::kResumeField);  // what an answer has said is not the client's to tell
   TRY(client.stream, read_bool(client.members, "stream"));
-  const std::string_view options = client.members.find("stream_options").value_or("");
-  if (!is_null(options)) {
-    TRY(const auto parsed, api::ObjectBytes::parse(options));
-    TRY(client.include_usage, read_bool(parsed, "include_usage"));
-  }
+  TRY(client.include_usage, read_include_usage(client.members));
   client.max_tokens = read_lax_count(client.members, "max_completion_tokens");
   if (!client.max_tokens) client.max_tokens = read_lax_count(client.members, "max_tokens");
   client.must_call_tool = must_call_tool(client.members);
@@ -263,9 +280,9 @@ Result<ClientBody> read_client_body(Route route, std::string_view body) {
         "prompt_logprobs");
   }
   client.choices = std::clamp(read_lax_count(client.members, "n").value_or(1), 1, api::kChoicesPerPromptMax);
-  TRY(const bool beams, read_bool(client.members, "use_beam_search"));
+  const auto beams = read_bool(client.members, "use_beam_search");  // what is neither is for instances
   client.choices_are_separable =
-      client.choices > 1 && !beams && is_null(client.members.find("best_of").value_or(""));
+      client.choices > 1 && beams && !*beams && is_null(client.members.find("best_of").value_or(""));
   if (route == Route::kCompletions) {
     client.prompts = several_prompts(client.members.find("prompt").value_or(""));
     TRY_DO(check_prompts(client));
@@ -356,6 +373,8 @@ Result<std::string> whole_answer(const ClientBody& client, const PrefillAnswer* 
     return fail(Code::kUnavailable,
                 fmt::format("its answer of {} bytes is not a JSON object", d_body.size()));
   }
+  if (!has_choices(*answer))
+    return fail(Code::kUnavailable, fmt::format("its answer of {} bytes has {}", d_body.size(), kNoChoices));
   if (p == nullptr) return d_body;
   set_cached_tokens(*answer, p->cached_tokens);
   answer->remove("kv_transfer_params");
@@ -380,6 +399,15 @@ Result<std::string> whole_answer(const ClientBody& client, const PrefillAnswer* 
   if (!choices.empty()) answer->set("choices", array_of(choices));
   if (!of_answer.empty()) answer->set("prompt_logprobs", of_answer);
   return answer->str();
+}
+
+EventKind kind_of(std::string_view data) {
+  const auto event = api::ObjectBytes::parse(data, kAnswerBytesMax);
+  if (!event) return EventKind::kNone;
+  if (has_choices(*event)) return EventKind::kChoices;
+  const std::string_view choices = event->find("choices").value_or("");
+  return choices.starts_with('[') && api::array_elements(choices).empty() ? EventKind::kRest
+                                                                          : EventKind::kNone;
 }
 
 bool has_prompt_part(const ClientBody& client, std::string_view answer) {

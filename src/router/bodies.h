@@ -97,8 +97,11 @@ struct PromptUsage {
 // Of a whole answer or an event; nothing if it has no usage.
 std::optional<PromptUsage> read_prompt_usage(std::string_view answer);
 
+// What an answer, or a stream's first event, has that is none.
+inline constexpr std::string_view kNoChoices = "no `choices`, expected a list of at least one object";
+
 // D's whole answer, with P's prompt_logprobs and cached_tokens if there was a P. kUnavailable when it is not
-// a JSON object.
+// a JSON object that has choices.
 Result<std::string> whole_answer(const ClientBody& client, const PrefillAnswer* p, std::string d_body);
 
 // The prompt's part of completions logprobs, as P wrote it: text_offset, token_logprobs, tokens,
@@ -107,6 +110,14 @@ struct PromptLogprobs {
   std::array<std::vector<std::string>, 4> lists;
   int64_t end_offset = -1;  // bytes: where the answer begins; -1 when P does not say
 };
+
+// What an event of D's stream is by its data.
+enum class EventKind : uint8_t {
+  kNone,     // no part of an answer
+  kRest,     // its `choices` are an empty list: it says what belongs to no choice (usage)
+  kChoices,  // it says something of the answer
+};
+EventKind kind_of(std::string_view data);
 
 // Puts P's part (if there was a P) into D's stream: the prompt's logprobs in front of each choice's first,
 // and P's cached_tokens. Numbers the choices of a part.

@@ -216,7 +216,7 @@ TEST(LayerwiseFlow, DIsAskedFirstAndItsPostBringsP) {
 post cmpl-id-0 d:1 => ask p:1 landing
 D head => relay
 P 200 {"choices":[],"usage":{}} => ok
-D event {"choices":[]} => data: {"choices":[]}|
+D event {"choices":[{}]} => data: {"choices":[{}]}|
 D event [DONE] => data: [DONE]|
 D end => ok
 )");
@@ -275,7 +275,7 @@ post cmpl-id-0 d:1 => ask p:1 landing
 post cmpl-id-0 d:1 => 200 
 P 200 {"choices":[]} => ok
 post cmpl-id-0 d:1 => 200 
-D 200 {"choices":[]} => reply 200 {"choices":[]}
+D 200 {"choices":[{}]} => reply 200 {"choices":[{}]}
 )");
   plays(true, "{}",
         R"(start => ask d:1 cmpl-id-0
@@ -283,7 +283,7 @@ post cmpl-id-0 d:1 => ask p:1 landing
 P 400 {} => over: prefill instance p:1: it answers 400
 post cmpl-id-0 d:1 => ask p:2 landing
 P 200 {"choices":[]} => ok
-D 200 {"choices":[]} => reply 200 {"choices":[]}
+D 200 {"choices":[{}]} => reply 200 {"choices":[{}]}
 )");
 }
 
@@ -294,14 +294,14 @@ post cmpl-id-0 d:1 => ask p:1 landing
 P lost => pause 1ms; abort p:1 id
 P pause => ask p:2 landing
 P 503 => over: prefill instance p:2: it answers 503
-D 200 {"choices":[]} => reply 200 {"choices":[]}
+D 200 {"choices":[{}]} => reply 200 {"choices":[{}]}
 )",
         2);
   plays(true, R"({"stream":true})",
         R"(start => ask d:1 cmpl-id-0
 post cmpl-id-0 d:1 => ask p:1 landing
 D head => relay
-D event {"choices":[]} => data: {"choices":[]}|
+D event {"choices":[{}]} => data: {"choices":[{}]}|
 P lost => over: prefill instance p:1: reset; abort p:1 id
 D event [DONE] => data: [DONE]|
 D end => ok
@@ -318,7 +318,7 @@ TEST(LayerwiseFlow, WithoutAnyPABatonDGoesOnAlone) {
             "post cmpl-id-0 d:1 => over: no prefill instance can take the request (p:1: refused; p:2: "
             "refused)\n");
   EXPECT_FALSE(play.flow().gives_up_decode());
-  plays(play, R"(D 200 {"choices":[]} => reply 200 {"choices":[]}
+  plays(play, R"(D 200 {"choices":[{}]} => reply 200 {"choices":[{}]}
 )");
 }
 
@@ -378,7 +378,7 @@ TEST(LayerwiseFlow, WhatADThatCannotBeResumedHasBegunEndsWithAnError) {
   plays(true, R"({"stream":true})",
         R"(start => ask d:1 cmpl-id-0
 D head => relay
-D event {} => data: {}|
+D event {"choices":[{}]} => data: {"choices":[{}]}|
 D end cut => data: {"error":{"message":"the answer is not complete: decode instance d:1: cut","type":"ServiceUnavailableError","param":null,"code":503,"phase":"decode","instance":"d:1","retry":true}}|d_failed; abort d:1 id
 )");
 }
@@ -399,11 +399,11 @@ TEST(LayerwiseFlow, PsCachedTokensAreWaitedForAndSoIsTheEndButNotForLong) {
         R"(start => ask d:1 cmpl-id-0
 post cmpl-id-0 d:1 => ask p:1 landing
 D head => relay
-D event {"choices":[1]} => data: {"choices":[1]}|
-D event {"choices":[],"usage":{"prompt_tokens_details":{"cached_tokens":9}}} => waits
+D event {"choices":[{}]} => data: {"choices":[{}]}|
+D event {"choices":[{}],"usage":{"prompt_tokens_details":{"cached_tokens":9}}} => waits
 D resume => waits
 P 200 {"choices":[],"usage":{"prompt_tokens_details":{"cached_tokens":4}}} => ok
-D resume => data: {"choices":[],"usage":{"prompt_tokens_details":{"cached_tokens":4}}}|
+D resume => data: {"choices":[{}],"usage":{"prompt_tokens_details":{"cached_tokens":4}}}|
 D event [DONE] => data: [DONE]|
 D end cut => ok
 )");
@@ -411,17 +411,17 @@ D end cut => ok
         R"(start => ask d:1 cmpl-id-0
 post cmpl-id-0 d:1 => ask p:1 landing
 D head => relay
-D event {"choices":[],"timings":{}} => waits
+D event {"choices":[{}],"timings":{}} => waits
 P 200 {"choices":[],"usage":{}} => ok
-D resume => data: {"choices":[],"timings":{}}|
+D resume => data: {"choices":[{}],"timings":{}}|
 D event [DONE] => data: [DONE]|
 D end => ok
 )");
   Play play(true, Route::kCompletions, "{}");
   play.play("start\npost cmpl-id-0 d:1");
-  EXPECT_EQ(play.play("D 200 {\"choices\":[]}"), "D 200 {\"choices\":[]} => await\n");
+  EXPECT_EQ(play.play("D 200 {\"choices\":[{}]}"), "D 200 {\"choices\":[{}]} => await\n");
   EXPECT_EQ(play.flow().prefill_wait(), LayerwiseFlow::kUsageWait);
-  plays(play, "D late => reply 200 {\"choices\":[]}; abort p:1 id\n");
+  plays(play, "D late => reply 200 {\"choices\":[{}]}; abort p:1 id\n");
 }
 
 constexpr std::string_view kPsPrompt =
@@ -512,7 +512,7 @@ TEST(LayerwiseFlow, ChoicesOfAForeignDAreSplitOrComputedByDAlone) {
   plays(false, R"({"n":2,"best_of":2})",
         R"(start => ask d:1 
 post cmpl-id-0 d:1 => 404 request_id: nobody waits for cmpl-id-0
-D 200 {"choices":[]} => reply 200 {"choices":[]}
+D 200 {"choices":[{}]} => reply 200 {"choices":[{}]}
 )");
   plays(true, R"({"n":2})",
         R"(start => ask d:1 cmpl-id-0

@@ -14,7 +14,7 @@ constexpr Time kNow{std::chrono::seconds(1)};
 const std::string kHeld =
     R"({"choices":[{"index":0}],"usage":{},"kv_transfer_params":{"do_remote_prefill":true,"remote_request_id":"held-1"}})";
 const std::string kAnswer =
-    R"({"choices":[],"usage":{"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":0}}})";
+    R"({"choices":[{}],"usage":{"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":0}}})";
 
 // What both orders' flows have in common, step by step as text.
 template <class Flow>
@@ -125,13 +125,13 @@ TEST_P(EitherOrder, AStreamIsPassedOnAndDsWorkOnThePromptEndsWithItsFirstEvent) 
     EXPECT_EQ(told.say(told.flow.on_decode_head()), "relay");
     std::string out;
     EXPECT_GT(registry_->find(d_[0])->own_prefill, 0);
-    told.flow.on_event("data: {\"choices\":[]}\n\n", "{\"choices\":[]}", out);
+    told.flow.on_event("data: {\"choices\":[{}]}\n\n", "{\"choices\":[{}]}", out);
     EXPECT_EQ(registry_->find(d_[0])->own_prefill, 0);
     EXPECT_EQ(registry_->find(d_[0])->in_flight, 1U);
     told.flow.on_event("data: " + kAnswer + "\n\n", kAnswer, out);
     told.flow.on_event("data: [DONE]\n\n", "[DONE]", out);
     EXPECT_EQ(told.say(told.flow.on_stream_end({}, kNow)), "end");
-    EXPECT_EQ(out, "data: {\"choices\":[]}\n\ndata: " + kAnswer + "\n\ndata: [DONE]\n\n");
+    EXPECT_EQ(out, "data: {\"choices\":[{}]}\n\ndata: " + kAnswer + "\n\ndata: [DONE]\n\n");
     EXPECT_EQ(told.flow.outcome(), "ok");
   });
   expect_all_released();

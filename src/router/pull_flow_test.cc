@@ -62,11 +62,11 @@ TEST_F(PullFlowTest, AStreamGoesFromPToDAndReleasesBoth) {
   EXPECT_FALSE(f.relays(400));
   as<Relay>(f.on_decode_head());
   std::string out;
-  f.on_event("data: {\"choices\":[]}\n\n", "{\"choices\":[]}", out);
+  f.on_event("data: {\"choices\":[{}]}\n\n", "{\"choices\":[{}]}", out);
   EXPECT_EQ(registry_.find(p_[0])->in_flight, 0U);  // D has the KV
   f.on_event("data: [DONE]\n\n", "[DONE]", out);
   out += as<End>(f.on_stream_end({}, kNow)).events;
-  EXPECT_EQ(out, "data: {\"choices\":[]}\n\ndata: [DONE]\n\n");
+  EXPECT_EQ(out, "data: {\"choices\":[{}]}\n\ndata: [DONE]\n\n");
   EXPECT_EQ(f.outcome(), "ok");
   EXPECT_TRUE(f.take_cleanups().empty());
   expect_all_released();
@@ -127,7 +127,7 @@ TEST_F(PullFlowTest, ADThatFailsBeforeItsFirstByteMeansANewPrefillAndTheOldKvIsG
   EXPECT_EQ(cleanups[1].ids, (std::vector<std::string>{"held-1"}));
   as<AskPrefill>(f.on_pause_done(kNow));
   EXPECT_NE(as<AskDecode>(f.on_prefill(UpstreamAnswer{200, kHeld}, kNow)).instance, first);
-  as<Reply>(f.on_decode_whole(UpstreamAnswer{200, R"({"choices":[]})"}, kNow));
+  as<Reply>(f.on_decode_whole(UpstreamAnswer{200, R"({"choices":[{}]})"}, kNow));
   expect_all_released();
 }
 
@@ -149,10 +149,10 @@ TEST_F(PullFlowTest, WhatADThatCannotBeResumedHasBegunEndsWithAnErrorAndNothingB
   f.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
   f.on_decode_head();
   std::string out;
-  f.on_event("data: {}\n\n", "{}", out);
+  f.on_event("data: {\"choices\":[{}]}\n\n", R"({"choices":[{}]})", out);
   out += as<End>(f.on_stream_end(fail(Code::kUnavailable, "connection reset"), kNow)).events;
   EXPECT_EQ(out,
-            R"(data: {}
+            R"(data: {"choices":[{}]}
 
 data: {"error":{"message":"the answer is not complete: decode instance d:1: connection reset",)"
             R"("type":"ServiceUnavailableError","param":null,"code":503,"phase":"decode","instance":"d:1",)"
@@ -168,7 +168,7 @@ TEST_F(PullFlowTest, AStreamWithoutDoneIsAnErrorAndADOwnErrorIsNotDoubled) {
   cut.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
   cut.on_decode_head();
   std::string out;
-  cut.on_event("data: {}\n\n", "{}", out);
+  cut.on_event("data: {\"choices\":[{}]}\n\n", R"({"choices":[{}]})", out);
   out += as<End>(cut.on_stream_end({}, kNow)).events;
   EXPECT_NE(out.find("without [DONE]"), std::string::npos) << out;
 
@@ -213,7 +213,7 @@ TEST_F(PullFlowTest, APWhoseKvWasNotFetchedIsToldOnce) {
   const auto cleanups = f.take_cleanups();
   ASSERT_EQ(cleanups.size(), 1U);
   EXPECT_EQ(cleanups[0].ids, std::vector<std::string>{"held-1"});
-  EXPECT_EQ(as<Reply>(f.on_decode_whole(UpstreamAnswer{200, R"({"choices":[]})"}, kNow)).status, 200);
+  EXPECT_EQ(as<Reply>(f.on_decode_whole(UpstreamAnswer{200, R"({"choices":[{}]})"}, kNow)).status, 200);
   EXPECT_TRUE(f.take_cleanups().empty());
   expect_all_released();
 }
@@ -246,10 +246,10 @@ TEST_F(PullFlowTest, WhatBreaksAfterDoneIsNobodysBusiness) {
   f.on_prefill(UpstreamAnswer{200, kHeld}, kNow);
   f.on_decode_head();
   std::string out;
-  f.on_event("data: {}\n\n", "{}", out);
+  f.on_event("data: {\"choices\":[{}]}\n\n", R"({"choices":[{}]})", out);
   f.on_event("data: [DONE]\n\n", "[DONE]", out);
   out += as<End>(f.on_stream_end(fail(Code::kUnavailable, "connection reset"), kNow)).events;
-  EXPECT_EQ(out, "data: {}\n\ndata: [DONE]\n\n");
+  EXPECT_EQ(out, "data: {\"choices\":[{}]}\n\ndata: [DONE]\n\n");
   EXPECT_EQ(f.outcome(), "ok");
   EXPECT_TRUE(f.take_cleanups().empty());
   EXPECT_EQ(registry_.find(*f.decode_instance())->health, Health::kUp);
@@ -291,7 +291,7 @@ TEST_F(PullFlowTest, ErrorEventsAreKnownInEveryShapeAndTextIsNotTakenForOne) {
       {R"({ "error" : {"message":"x"}})", "d_failed"},
       {R"({"object":"error","message":"x"})", "d_failed"},
       {R"({"choices":[{"text":"{\"error\":1}"}]})", "ok"},
-      {R"({"choices":[],"error":null})", "ok"},
+      {R"({"choices":[{}],"error":null})", "ok"},
   };
   for (const auto& [data, outcome] : rows) {
     PullFlow f = flow(R"({"stream":true})");
@@ -332,7 +332,7 @@ TEST_F(ForeignPullFlowTest, ParametersOfAnEarlierRoundAreNotUsedAgain) {
   as<Pause>(f.on_decode_whole(fail(Code::kUnavailable, "reset"), kNow));
   as<AskPrefill>(f.on_pause_done(kNow));
   EXPECT_EQ(as<AskDecode>(f.on_prefill(UpstreamAnswer{200, kEnded}, kNow)).body, "{}");
-  as<Reply>(f.on_decode_whole(UpstreamAnswer{200, R"({"choices":[]})"}, kNow));
+  as<Reply>(f.on_decode_whole(UpstreamAnswer{200, R"({"choices":[{}]})"}, kNow));
   expect_all_released();
 }
 
@@ -380,10 +380,11 @@ TEST_F(ForeignPullFlowTest, AForcedToolCallThatPFailsOnIsNotTriedAgainAndDAnswer
     EXPECT_EQ(f.retries(), 0U);
     as<Relay>(f.on_decode_head());
     std::string out;
-    f.on_event("data: {\"usage\":{\"cached_tokens\":9}}\n\n", "{\"usage\":{\"cached_tokens\":9}}", out);
+    f.on_event("data: {\"choices\":[{}],\"usage\":{\"cached_tokens\":9}}\n\n",
+               "{\"choices\":[{}],\"usage\":{\"cached_tokens\":9}}", out);
     f.on_event("data: [DONE]\n\n", "[DONE]", out);
     out += as<End>(f.on_stream_end({}, kNow)).events;
-    EXPECT_EQ(out, "data: {\"usage\":{\"cached_tokens\":9}}\n\ndata: [DONE]\n\n");
+    EXPECT_EQ(out, "data: {\"choices\":[{}],\"usage\":{\"cached_tokens\":9}}\n\ndata: [DONE]\n\n");
     EXPECT_EQ(f.outcome(), "ok");
     EXPECT_TRUE(registry_.find(asked)->fails_forced_tools);
     expect_all_released();
@@ -459,7 +460,7 @@ TEST_F(PullFlowTest, AStreamThatEndsHalfwayCountsAtTheBreakerAndAWholeOneClosesI
     as<AskDecode>(f.on_prefill(UpstreamAnswer{200, kHeld}, now));
     f.on_decode_head();
     std::string out;
-    f.on_event("data: {}\n\n", "{}", out);
+    f.on_event("data: {\"choices\":[{}]}\n\n", R"({"choices":[{}]})", out);
     if (whole) f.on_event("data: [DONE]\n\n", "[DONE]", out);
     out += as<End>(f.on_stream_end({}, now)).events;
   };

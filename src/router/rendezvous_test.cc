@@ -79,7 +79,7 @@ TEST_F(RendezvousFlow, TheRanksOfPTakeTurnsAndDIsToldWhichOneItWas) {
             R"({"prompt":"x","kv_transfer_params":{"do_remote_decode":false,"do_remote_prefill":true,)") +
             R"("remote_bootstrap_addr":"http://p:8998","remote_engine_id":")" + engine +
             R"(","transfer_id":"xfer-id"}})");
-    f.on_decode_whole(UpstreamAnswer{200, R"({"choices":[]})"}, kNow);
+    f.on_decode_whole(UpstreamAnswer{200, R"({"choices":[{}]})"}, kNow);
   }
 }
 

@@ -302,7 +302,7 @@ void Cluster::carry_out_pull(const std::shared_ptr<Flight>& flight, router::Step
   } else if (const auto* decode = std::get_if<router::AskDecode>(&step)) {
     by_id(decode->instance).submit(decode->body, [this, flight](Outcome outcome, const std::string&) {
       const int status = outcome.error ? api::http_status(outcome.error->code) : 200;
-      const std::string body = outcome.error ? api::render_error(*outcome.error) : R"({"choices":[]})";
+      const std::string body = outcome.error ? api::render_error(*outcome.error) : R"({"choices":[{}]})";
       // What only P has is merged in by the flow; here it is merged as values.
       outcome.prompt_logprobs = flight->prefill.prompt_logprobs;
       if (status == 200) flight->whole->outcomes[flight->part] = std::move(outcome);
@@ -368,7 +368,7 @@ void Cluster::carry_out_prefill(const std::shared_ptr<Flight>& flight, router::I
   if (const auto* ask = std::get_if<router::AskPrefill>(&step)) {
     by_id(ask->instance).submit(ask->body, [this, flight, round, d](Outcome outcome, const std::string&) {
       if (flight->round != round) return;
-      router::UpstreamAnswer answer{200, R"({"choices":[],"usage":{}})"};
+      router::UpstreamAnswer answer{200, R"({"choices":[{}],"usage":{}})"};
       if (outcome.error) answer = {api::http_status(outcome.error->code), api::render_error(*outcome.error)};
       if (!outcome.error) flight->prefill = std::move(outcome);
       carry_out_prefill(flight, d, flight->layerwise->on_prefill(std::move(answer), now_));

@@ -137,7 +137,7 @@ class Endpoints(unittest.TestCase):
             self.assertEqual((answer.status, answer.json()["message"]), (200, message.format(at_p)))
             self.assertEqual(answer.json()["current_prefill_instances"], [at_p] if change == "add" else [])
             self.assertEqual(answer.json()["current_decode_instances"], [at_d])
-        for path in ("/v1/embeddings", "/tokenize", "/v1/responses"):
+        for path in ("/v1/embeddings", "/v1/responses"):
             self.assertEqual(ask(proxy, "POST", path, {}).status, 404)
         nobody = free_ports(2)
         cluster.ports.update(P=nobody[0], D=nobody[1])

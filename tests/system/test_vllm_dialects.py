@@ -89,7 +89,7 @@ class UpstreamMooncake(unittest.TestCase):
         while said != name:
             self.assertLess(time.monotonic(), deadline)
             self.p.answers(Whole(200, b'{"choices":[{"finish_reason":"length"}]}'))
-            self.d.answers(Whole(200, b'{"choices":[]}'))
+            self.d.answers(Whole(200, b'{"choices":[{}]}'))
             ask(self.proxy, "POST", "/v1/completions", {"prompt": "x"})
             said = json.loads(self.d.heard[0].body)["kv_transfer_params"]["remote_engine_id"]
 
