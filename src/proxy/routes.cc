@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 
+#include "api/fields.h"
 #include "api/json.h"
 #include "api/response.h"
 #include "base/log.h"
@@ -153,9 +154,19 @@ Answer answer_debug_requests(Hub& hub, http::Request&, http::ResponseWriter& wri
 struct InstanceChange {
   router::Side side = router::Side::kPrefill;
   std::vector<options::Endpoint> endpoints;
+  std::optional<uint16_t> bootstrap_port;  // of each, on its own host
 };
 
-// {"type": "prefill"|"decode", "instances": "h:p" or ["h:p", ...]}
+Result<std::optional<uint16_t>> read_bootstrap_port(const json::object& object, router::Side side) {
+  constexpr std::string_view kKey = "bootstrap_port";
+  TRY(const auto port, api::read_integer(object, kKey, 1, 65535));
+  if (!port) return std::nullopt;
+  if (side != router::Side::kPrefill)
+    return api::refuse_field(kKey, *port, "none: only prefill instances have a bootstrap server");
+  return static_cast<uint16_t>(*port);
+}
+
+// {"type": "prefill"|"decode", "instances": "h:p" or ["h:p", ...]}; "bootstrap_port" as --prefill URL PORT.
 Result<InstanceChange> parse_change(std::string_view body) {
   TRY(const json::object object, api::parse_json_object(body));
   InstanceChange change;
@@ -179,6 +190,7 @@ Result<InstanceChange> parse_change(std::string_view body) {
     TRY(options::Endpoint endpoint, options::parse_endpoint(std::string_view(entry.get_string())));
     change.endpoints.push_back(std::move(endpoint));
   }
+  TRY(change.bootstrap_port, read_bootstrap_port(object, change.side));
   return change;
 }
 
@@ -236,6 +248,10 @@ Answer answer_add(Hub& hub, http::Request& request, http::ResponseWriter& writer
     added.push_back(hub.registry.add(change->side, endpoint.host, endpoint.port, hub.loop.now()));
     if (hub.registry.instances().size() == before) continue;
     hub.registry.set_waiting(added.back());
+    if (change->bootstrap_port) {
+      hub.registry.set_bootstrap(
+          added.back(), "http://" + options::endpoint_text({endpoint.host, *change->bootstrap_port}));
+    }
     start_probing(hub, added.back());
   }
   co_await await_first_probes(hub, added);

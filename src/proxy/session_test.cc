@@ -304,6 +304,22 @@ TEST_F(SessionTest, AddedInstancesAreLiveAfterTheirFirstProbeOrWaitAndAreGivenUp
   EXPECT_EQ(status_of(proxy_->ask("POST", "/instances/add", R"({"type":"decode","instances":"h"})")), "400");
 }
 
+TEST_F(SessionTest, AnAddedPrefillInstanceMayHaveABootstrapServer) {
+  start();
+  FakeInstance foreign;
+  const auto add = [&](std::string_view type, std::string_view port) {
+    return proxy_->ask("POST", "/instances/add",
+                       fmt::format(R"({{"type":"{}","instances":"127.0.0.1:{}","bootstrap_port":{}}})", type,
+                                   foreign.port(), port));
+  };
+  EXPECT_NE(add("decode", "8998").find("bootstrap_port: 8998, expected none"), std::string::npos);
+  EXPECT_NE(add("prefill", "0").find("bootstrap_port: 0, expected an integer from 1 to 65535"),
+            std::string::npos);
+  EXPECT_EQ(status_of(add("prefill", "8998")), "200");
+  EXPECT_EQ(proxy_->on_hub([](Hub& hub) { return hub.registry.instances().back()->bootstrap; }),
+            "http://127.0.0.1:8998");
+}
+
 TEST_F(SessionTest, AnAddedInstanceThatLoadsForLongJoinsWhenItIsUp) {
   options::ProxyOptions options;
   options.waiting_interval =
