@@ -10,7 +10,7 @@
 #include "api/json.h"
 #include "api/response.h"
 #include "base/log.h"
-#include "net/address.h"
+#include "http/route_table.h"
 #include "proxy/any_instance.h"
 #include "proxy/live_request.h"
 #include "proxy/metaserver.h"
@@ -22,15 +22,14 @@ namespace {
 
 namespace json = api::json;
 constexpr std::string_view kJson = "application/json";
-constexpr Duration kModelsTimeout = std::chrono::seconds(3);
+constexpr Duration kResetTimeout = std::chrono::seconds(3);
 
 using Answer = http::Awaitable<void>;
 
-enum class Access { kOpen, kClient, kAdmin };
 struct Route {
   std::string_view method;
   std::string_view path;
-  Access access;
+  http::Access access;
   Answer (*answer)(Hub&, http::Request&, http::ResponseWriter&);
 };
 
@@ -132,8 +131,8 @@ Answer answer_reset_prefix_cache(Hub& hub, http::Request& request, http::Respons
                             .target = std::move(target),
                             .headers = {},
                             .body = {},
-                            .head_timeout = kModelsTimeout,
-                            .idle_timeout = kModelsTimeout};
+                            .head_timeout = kResetTimeout,
+                            .idle_timeout = kResetTimeout};
     if (!hub.options.admin_key.empty()) ask.headers.add("Authorization", "Bearer " + hub.options.admin_key);
     const auto answer = co_await hub.client.request(std::move(ask));
     if (!answer || answer->status != 200) failed.emplace_back(base);
@@ -285,85 +284,28 @@ Answer answer_remove(Hub& hub, http::Request& request, http::ResponseWriter& wri
 }
 
 constexpr std::array kRoutes = {
-    Route{"POST", "/v1/chat/completions", Access::kClient, answer_chat},
-    Route{"POST", "/v1/completions", Access::kClient, answer_completions},
-    Route{"POST", "/v1/metaserver", Access::kOpen, answer_metaserver},
-    Route{"GET", "/v1/models", Access::kClient, answer_models},
-    Route{"POST", "/tokenize", Access::kClient, answer_by_any},
-    Route{"POST", "/detokenize", Access::kClient, answer_by_any},
-    Route{"GET", "/healthcheck", Access::kOpen, answer_healthcheck},
-    Route{"GET", "/health", Access::kOpen, answer_health},
-    Route{"GET", "/ping", Access::kOpen, answer_health},
-    Route{"POST", "/ping", Access::kOpen, answer_health},
-    Route{"GET", "/version", Access::kOpen, answer_version},
-    Route{"GET", "/metrics", Access::kOpen, answer_metrics},
-    Route{"GET", "/debug/requests", Access::kAdmin, answer_debug_requests},
-    Route{"POST", "/reset_prefix_cache", Access::kAdmin, answer_reset_prefix_cache},
-    Route{"POST", "/instances/add", Access::kAdmin, answer_add},
-    Route{"POST", "/instances/remove", Access::kAdmin, answer_remove},
+    Route{"POST", "/v1/chat/completions", http::Access::kClient, answer_chat},
+    Route{"POST", "/v1/completions", http::Access::kClient, answer_completions},
+    Route{"POST", "/v1/metaserver", http::Access::kOpen, answer_metaserver},
+    Route{"GET", "/v1/models", http::Access::kClient, answer_models},
+    Route{"POST", "/tokenize", http::Access::kClient, answer_by_any},
+    Route{"POST", "/detokenize", http::Access::kClient, answer_by_any},
+    Route{"GET", "/healthcheck", http::Access::kOpen, answer_healthcheck},
+    Route{"GET", "/health", http::Access::kOpen, answer_health},
+    Route{"GET", "/ping", http::Access::kOpen, answer_health},
+    Route{"POST", "/ping", http::Access::kOpen, answer_health},
+    Route{"GET", "/version", http::Access::kOpen, answer_version},
+    Route{"GET", "/metrics", http::Access::kOpen, answer_metrics},
+    Route{"GET", "/debug/requests", http::Access::kAdmin, answer_debug_requests},
+    Route{"POST", "/reset_prefix_cache", http::Access::kAdmin, answer_reset_prefix_cache},
+    Route{"POST", "/instances/add", http::Access::kAdmin, answer_add},
+    Route{"POST", "/instances/remove", http::Access::kAdmin, answer_remove},
 };
 
-bool may(const Hub& hub, const http::Request& request, Access access) {
-  constexpr std::string_view kScheme = "Bearer ";
-  const std::string_view header = request.headers.get("Authorization").value_or("");
-  const std::string_view key =
-      header.starts_with(kScheme) ? header.substr(kScheme.size()) : std::string_view();
-  if (access == Access::kOpen) return true;
-  if (access == Access::kClient) {
-    return hub.options.api_keys.empty() ||
-           std::ranges::find(hub.options.api_keys, key) != hub.options.api_keys.end();
-  }
-  return hub.options.admin_key.empty() ? net::is_loopback(request.peer) : key == hub.options.admin_key;
-}
-
-Answer refuse(http::ResponseWriter& writer, int status, std::string message, std::string allowed = {}) {
-  http::Response response;
-  response.status = status;
-  response.headers.add("Content-Type", kJson);
-  if (!allowed.empty()) response.headers.add("Allow", allowed);
-  response.body = api::render_error({Code::kInvalid, std::move(message)}, status);
-  writer.send(response);
-  co_return;
-}
-
-// HEAD is GET without its body (RFC 9110, section 9.3.2), which the server leaves out.
-bool serves(const Route& route, std::string_view method) {
-  return route.method == method || (method == "HEAD" && route.method == "GET");
-}
-
-// The methods of a path, for the Allow field (RFC 9110, section 10.2.1).
-std::string methods_of(std::string_view path) {
-  std::string out;
-  for (const Route& route : kRoutes) {
-    if (route.path != path) continue;
-    out += fmt::format("{}{}", out.empty() ? "" : ", ", route.method == "GET" ? "GET, HEAD" : route.method);
-  }
-  return out;
-}
-
 Answer route(Hub& hub, http::Request& request, http::ResponseWriter& writer) {
-  bool path_known = false;
-  for (const Route& candidate : kRoutes) {
-    if (candidate.path != request.path()) continue;
-    path_known = true;
-    if (!serves(candidate, request.method)) continue;
-    if (!may(hub, request, candidate.access)) {
-      return refuse(
-          writer, 401,
-          candidate.access == Access::kAdmin
-              ? fmt::format("{} is for loopback, or for `Authorization: Bearer` with the --admin-key",
-                            candidate.path)
-              : "Authorization: expected `Bearer` with a valid API key");
-    }
-    if (const auto coding = request.headers.get("Content-Encoding"); coding && *coding != "identity")
-      return refuse(writer, 415, fmt::format("Content-Encoding: {}, expected none or identity", *coding));
-    return candidate.answer(hub, request, writer);
-  }
-  if (path_known) {
-    return refuse(writer, 405, fmt::format("{} is not allowed on {}", request.method, request.path()),
-                  methods_of(request.path()));
-  }
-  return refuse(writer, 404, fmt::format("{}: no such path", request.path()));
+  const auto found = http::find_route(kRoutes, request, {hub.options.api_keys, hub.options.admin_key});
+  if (const auto* refusal = std::get_if<http::Refusal>(&found)) return http::refuse(writer, *refusal);
+  return std::get<const Route*>(found)->answer(hub, request, writer);
 }
 
 }  // namespace

@@ -8,7 +8,7 @@
 #include "api/request.h"
 #include "api/response.h"
 #include "base/log.h"
-#include "net/address.h"
+#include "http/route_table.h"
 #include "serve/debug_text.h"
 #include "serve/engine_thread.h"
 #include "serve/request_builder.h"
@@ -24,51 +24,16 @@ constexpr Duration kBeaconSilenceMax = std::chrono::seconds(20);
 using Answer = http::Awaitable<void>;
 using Endpoint = Answer (*)(Desk&, http::Request&, http::ResponseWriter&);
 
-enum class Access {
-  kOpen,    // anybody
-  kClient,  // an API key, if the server has any
-  kAdmin,   // loopback or the admin key
-};
-
 struct Route {
   std::string_view method;
   std::string_view path;
-  Access access;
+  http::Access access;
   bool needs_model;
   Endpoint answer;
 };
 
 void send_error(http::ResponseWriter& writer, const Error& error) {
   writer.send(api::http_status(error.code), kJson, api::render_error(error));
-}
-
-// Compares without telling by its duration how much of the key was right.
-bool equal_keys(std::string_view a, std::string_view b) {
-  if (a.size() != b.size()) return false;
-  unsigned difference = 0;
-  for (size_t i = 0; i < a.size(); ++i)
-    difference |= static_cast<unsigned char>(a[i]) ^ static_cast<unsigned char>(b[i]);
-  return difference == 0;
-}
-
-std::string_view bearer(const http::Request& request) {
-  constexpr std::string_view kScheme = "Bearer ";
-  const std::string_view value = request.headers.get("Authorization").value_or("");
-  return value.size() > kScheme.size() && http::equal_names(value.substr(0, kScheme.size()), kScheme)
-             ? value.substr(kScheme.size())
-             : std::string_view();
-}
-
-bool may(const Desk& desk, const http::Request& request, Access access) {
-  const options::ServeOptions& options = *desk.options;
-  if (access == Access::kOpen) return true;
-  if (access == Access::kClient) {
-    if (options.api_keys.empty()) return true;
-    return std::ranges::any_of(options.api_keys,
-                               [&](const std::string& key) { return equal_keys(key, bearer(request)); });
-  }
-  if (!options.admin_key.empty()) return equal_keys(options.admin_key, bearer(request));
-  return net::is_loopback(request.peer);
 }
 
 Answer answer_health(Desk& desk, http::Request&, http::ResponseWriter& writer) {
@@ -207,76 +172,32 @@ Answer answer_record(Desk& desk, http::Request&, http::ResponseWriter& writer) {
 }
 
 constexpr std::array kRoutes = {
-    Route{"POST", "/v1/chat/completions", Access::kClient, true, answer_chat},
-    Route{"POST", "/v1/completions", Access::kClient, true, answer_completion},
-    Route{"GET", "/v1/models", Access::kClient, true, answer_models},
-    Route{"POST", "/tokenize", Access::kClient, true, answer_tokenize},
-    Route{"POST", "/detokenize", Access::kClient, true, answer_detokenize},
-    Route{"GET", "/health", Access::kOpen, false, answer_health},
-    Route{"GET", "/ping", Access::kOpen, false, answer_ping},
-    Route{"POST", "/ping", Access::kOpen, false, answer_ping},
-    Route{"GET", "/version", Access::kOpen, false, answer_version},
-    Route{"GET", "/metrics", Access::kOpen, false, answer_metrics},
-    Route{"POST", "/abort_request", Access::kAdmin, true, answer_abort},
-    Route{"POST", "/reset_prefix_cache", Access::kAdmin, true, answer_reset_prefix_cache},
-    Route{"GET", "/debug/requests", Access::kAdmin, true, answer_debug_requests},
-    Route{"POST", "/debug/record", Access::kAdmin, true, answer_record},
+    Route{"POST", "/v1/chat/completions", http::Access::kClient, true, answer_chat},
+    Route{"POST", "/v1/completions", http::Access::kClient, true, answer_completion},
+    Route{"GET", "/v1/models", http::Access::kClient, true, answer_models},
+    Route{"POST", "/tokenize", http::Access::kClient, true, answer_tokenize},
+    Route{"POST", "/detokenize", http::Access::kClient, true, answer_detokenize},
+    Route{"GET", "/health", http::Access::kOpen, false, answer_health},
+    Route{"GET", "/ping", http::Access::kOpen, false, answer_ping},
+    Route{"POST", "/ping", http::Access::kOpen, false, answer_ping},
+    Route{"GET", "/version", http::Access::kOpen, false, answer_version},
+    Route{"GET", "/metrics", http::Access::kOpen, false, answer_metrics},
+    Route{"POST", "/abort_request", http::Access::kAdmin, true, answer_abort},
+    Route{"POST", "/reset_prefix_cache", http::Access::kAdmin, true, answer_reset_prefix_cache},
+    Route{"GET", "/debug/requests", http::Access::kAdmin, true, answer_debug_requests},
+    Route{"POST", "/debug/record", http::Access::kAdmin, true, answer_record},
 };
 
-Answer refuse(http::ResponseWriter& writer, int status, std::string message, std::string allowed = {}) {
-  http::Response response;
-  response.status = status;
-  response.headers.add("Content-Type", kJson);
-  if (!allowed.empty()) response.headers.add("Allow", allowed);
-  response.body = api::render_error({Code::kInvalid, std::move(message)}, status);
-  writer.send(response);
-  co_return;
-}
-
-// HEAD is GET without its body (RFC 9110, section 9.3.2), which the server leaves out.
-bool serves(const Route& route, std::string_view method) {
-  return route.method == method || (method == "HEAD" && route.method == "GET");
-}
-
-// The methods of a path, for the Allow field (RFC 9110, section 10.2.1).
-std::string methods_of(std::string_view path) {
-  std::string out;
-  for (const Route& route : kRoutes) {
-    if (route.path != path) continue;
-    out += fmt::format("{}{}", out.empty() ? "" : ", ", route.method == "GET" ? "GET, HEAD" : route.method);
-  }
-  return out;
-}
-
 Answer route(Desk& desk, http::Request& request, http::ResponseWriter& writer) {
-  bool path_known = false;
-  for (const Route& candidate : kRoutes) {
-    if (candidate.path != request.path()) continue;
-    path_known = true;
-    if (!serves(candidate, request.method)) continue;
-    if (!may(desk, request, candidate.access)) {
-      return refuse(
-          writer, 401,
-          candidate.access == Access::kAdmin
-              ? fmt::format("{} is for loopback, or for `Authorization: Bearer` with the --admin-key",
-                            candidate.path)
-              : "Authorization: expected `Bearer` with a valid API key");
-    }
-    if (candidate.needs_model && desk.model == nullptr) return refuse(writer, 503, desk.loading);
-    if (candidate.needs_model && desk.draining && candidate.method == "POST" &&
-        candidate.access == Access::kClient) {
-      return refuse(writer, 503, "this instance is shutting down");
-    }
-    if (const auto coding = request.headers.get("Content-Encoding"); coding && *coding != "identity") {
-      return refuse(writer, 415, fmt::format("Content-Encoding: {}, expected none or identity", *coding));
-    }
-    return candidate.answer(desk, request, writer);
+  const auto found = http::find_route(kRoutes, request, {desk.options->api_keys, desk.options->admin_key});
+  if (const auto* refusal = std::get_if<http::Refusal>(&found)) return http::refuse(writer, *refusal);
+  const Route& chosen = *std::get<const Route*>(found);
+  if (chosen.needs_model && desk.model == nullptr) return http::refuse(writer, {503, desk.loading});
+  if (chosen.needs_model && desk.draining && chosen.method == "POST" &&
+      chosen.access == http::Access::kClient) {
+    return http::refuse(writer, {503, "this instance is shutting down"});
   }
-  if (path_known) {
-    return refuse(writer, 405, fmt::format("{} is not allowed on {}", request.method, request.path()),
-                  methods_of(request.path()));
-  }
-  return refuse(writer, 404, fmt::format("{}: no such path", request.path()));
+  return chosen.answer(desk, request, writer);
 }
 
 }  // namespace
