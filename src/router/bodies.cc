@@ -371,7 +371,8 @@ Result<std::string> whole_answer(const ClientBody& client, const PrefillAnswer* 
   auto answer = api::ObjectBytes::parse(d_body, kAnswerBytesMax);
   if (!answer) {
     return fail(Code::kUnavailable,
-                fmt::format("its answer of {} bytes is not a JSON object", d_body.size()));
+                fmt::format("its answer of {} bytes is not a JSON object, expected one that has `choices`",
+                            d_body.size()));
   }
   if (!has_choices(*answer))
     return fail(Code::kUnavailable, fmt::format("its answer of {} bytes has {}", d_body.size(), kNoChoices));

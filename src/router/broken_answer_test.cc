@@ -67,8 +67,7 @@ TEST_F(BrokenAnswer, OfOneWholeBodyIsA502ThatNamesTheInstance) {
     const std::string& told = std::get<Reply>(end).body;
     EXPECT_NE(told.find("decode instance d:"), std::string::npos) << told;
     EXPECT_NE(told.find("BadGatewayError"), std::string::npos) << told;
-    EXPECT_NE(told.find("expected"), body == "hello" || body == "[]" ? told.size() : std::string::npos)
-        << told;
+    EXPECT_NE(told.find("expected"), std::string::npos) << told;
     EXPECT_EQ(flow.outcome(), "d_failed");
     expect_all_released();
   }
