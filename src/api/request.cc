@@ -6,7 +6,7 @@
 #include <array>
 
 #include "api/fields.h"
-#include "api/request_common.h"
+#include "api/shared_fields.h"
 
 namespace baton::api {
 namespace {

@@ -1,4 +1,4 @@
-#include "api/request_common.h"
+#include "api/shared_fields.h"
 
 #include <fmt/format.h>
 
