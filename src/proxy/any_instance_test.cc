@@ -21,7 +21,6 @@ class AnyInstanceTest : public testing::Test {
     }));
   }
   std::string tokenize() { return proxy_->ask("POST", "/tokenize?a=1", R"({"prompt": "x"})"); }
-  static std::string status_of(const std::string& response) { return response.substr(9, 3); }
   static std::string body_of(const std::string& response) {
     return response.substr(response.find("\r\n\r\n") + 4);
   }

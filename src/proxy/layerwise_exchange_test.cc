@@ -16,7 +16,6 @@ const ScriptedAnswer kPrefilled{
         R"({"choices":[{"index":0}],"usage":{"prompt_tokens_details":{"cached_tokens":3}},"kv_transfer_params":null})"}};
 const ScriptedAnswer kHolds{.holds = true};
 
-std::string status_of(const std::string& response) { return response.substr(9, 3); }
 std::string body_of(const std::string& response) { return response.substr(response.find("\r\n\r\n") + 4); }
 
 api::InstanceIdentity layerwise(api::Role role) {

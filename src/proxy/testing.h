@@ -232,4 +232,78 @@ class RunningProxy {
   net::Endpoint at_;
 };
 
+inline std::string status_of(const std::string& response) { return response.substr(9, 3); }
+
+// The body of a chunked response.
+inline std::string unchunked(const std::string& response) {
+  std::string body;
+  size_t at = response.find("\r\n\r\n") + 4;
+  while (at < response.size()) {
+    const size_t line = response.find("\r\n", at);
+    const size_t bytes = std::stoul(response.substr(at, line - at), nullptr, 16);
+    if (bytes == 0) break;
+    body += response.substr(line + 2, bytes);
+    at = line + 2 + bytes + 2;
+  }
+  return body;
+}
+
+inline options::ProxyOptions options_with(int32_t options::ProxyOptions::* field, int32_t value) {
+  options::ProxyOptions options;
+  options.*field = value;
+  return options;
+}
+
+// Two P and two D by script behind a proxy that probes them once.
+class SessionTest : public testing::Test {
+ protected:
+  static inline const std::string kHeld =
+      R"({"choices":[{"index":0,"logprobs":{"tokens":["a","b"],"token_logprobs":[null,-1],"top_logprobs":[null,{}],)"
+      R"("text_offset":[0,1]},"prompt_logprobs":[null,{"1":-0.1000000000000000001}]}],"usage":{"prompt_tokens":1,)"
+      R"("prompt_tokens_details":{"cached_tokens":1}},"kv_transfer_params":{"remote_request_id":"held-1"}})";
+  static constexpr Duration kNever = std::chrono::hours(1);  // no probe comes between
+
+  static inline const ScriptedAnswer kPrefilled{.pieces = {kHeld}};
+  static inline const ScriptedAnswer kAnswered{.pieces = {R"({"choices":[{"index":0,"text":"y"}]})"}};
+  static inline const ScriptedAnswer kHolds{.holds = true};
+  static inline const ScriptedAnswer kCut{.cut = true};
+
+  void start(options::ProxyOptions options = {}) {
+    options.health_interval = kNever;
+    proxy_ = std::make_unique<RunningProxy>(std::move(options));
+    for (FakeInstance* p : {&p1_, &p2_}) proxy_->add(router::Side::kPrefill, *p);
+    for (FakeInstance* d : {&d1_, &d2_}) proxy_->add(router::Side::kDecode, *d);
+    ASSERT_TRUE(proxy_->becomes([](const Hub& hub) {
+      return std::ranges::all_of(hub.registry.instances(),
+                                 [](const auto& i) { return i->health == router::Health::kUp; });
+    }));
+  }
+  // Sends, waits until somebody works on it, hangs up.
+  void leave(std::string_view body, FakeInstance& at) {
+    http::RawClient client = proxy_->connect();
+    client.send(RunningProxy::request("POST", "/v1/completions", body));
+    ASSERT_TRUE(proxy_->becomes([&](const Hub&) { return !at.heard().empty(); }));
+    client.close();
+    ASSERT_TRUE(proxy_->becomes([&](const Hub&) { return at.left() == 1; }));
+    ASSERT_TRUE(proxy_->is_idle());
+  }
+  bool hears(FakeInstance& instance, std::string_view words) {
+    return proxy_->becomes([&](const Hub&) {
+      return std::ranges::any_of(instance.heard(),
+                                 [&](const auto& one) { return one.find(words) != std::string::npos; });
+    });
+  }
+  uint64_t outcomes() {
+    return proxy_->on_hub([](Hub& hub) {
+      uint64_t sum = 0;
+      for (const auto& [name, count] : hub.metrics.outcomes) sum += count;
+      return sum;
+    });
+  }
+
+  FakeInstance p1_{identity_of(api::Role::kPrefill)}, p2_{identity_of(api::Role::kPrefill)};
+  FakeInstance d1_{identity_of(api::Role::kDecode)}, d2_{identity_of(api::Role::kDecode)};
+  std::unique_ptr<RunningProxy> proxy_;
+};
+
 }  // namespace baton::proxy
