@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <limits>
 
 namespace baton::api {
 namespace {
@@ -87,6 +88,23 @@ void append_escaped(std::string& out, char c) {
   out += kHex[static_cast<unsigned char>(c) & 15];
 }
 
+// Boost.JSON reads 1e400 as an infinity and 0e400 as a NaN: 0 times 10 to the power.
+bool is_finite(const json::value& document) {
+  std::vector<const json::value*> open = {&document};
+  while (!open.empty()) {
+    const json::value& value = *open.back();
+    open.pop_back();
+    if (const double* number = value.if_double(); number && !std::isfinite(*number)) return false;
+    if (const json::array* elements = value.if_array()) {
+      for (const json::value& element : *elements) open.push_back(&element);
+    }
+    if (const json::object* members = value.if_object()) {
+      for (const auto& member : *members) open.push_back(&member.value());
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
 Result<json::value> parse_json(std::string_view text, size_t bytes_max) {
@@ -102,7 +120,13 @@ Result<json::value> parse_json(std::string_view text, size_t bytes_max) {
   if (error) {
     return fail(Code::kInvalid, fmt::format("body: not JSON at byte {}: {}", read, error.message()));
   }
-  return parser.release();
+  json::value document = parser.release();
+  if (!is_finite(document)) {
+    return fail(Code::kInvalid,
+                fmt::format("body: a number that no double holds, expected at most {:g} in magnitude",
+                            std::numeric_limits<double>::max()));
+  }
+  return document;
 }
 
 Result<json::object> parse_json_object(std::string_view text, size_t bytes_max) {

@@ -21,7 +21,8 @@ namespace baton::api {
 namespace json = boost::json;
 
 // Parses one document of at most `bytes_max` bytes and kJsonDepthMax levels. Invalid UTF-8 is refused.
-// Integers keep all 64 bits; other numbers become doubles. kInvalid: "body: not JSON at byte 17: ...".
+// Integers keep all 64 bits; other numbers become doubles, those that are none (1e400) are refused.
+// kInvalid: "body: not JSON at byte 17: ...".
 Result<json::value> parse_json(std::string_view text, size_t bytes_max = kBodyBytesMax);
 
 // As parse_json, but the document must be an object.

@@ -93,6 +93,18 @@ TEST(ParseJson, RefusesWithThePlace) {
   }
 }
 
+TEST(ParseJson, RefusesANumberThatNoDoubleHolds) {
+  // 0e400 is read as 0 times 10 to the 400th: a NaN, which no range would keep out.
+  for (const char* text : {"1e400", "-1e309", "0e4000", R"([1, [1e400]])", R"({"a": {"b": [0, 0e400]}})"}) {
+    const auto document = parse_json(text);
+    ASSERT_FALSE(document) << text;
+    EXPECT_EQ(document.error().message,
+              "body: a number that no double holds, expected at most 1.79769e+308 in magnitude");
+  }
+  for (const char* text : {"1e308", "0e10", "1e-400", "[18446744073709551615]"})
+    EXPECT_TRUE(parse_json(text)) << text;
+}
+
 TEST(ParseJson, HasABoundOnDepthAndBytes) {
   const std::string fits = std::string(kJsonDepthMax, '[') + std::string(kJsonDepthMax, ']');
   EXPECT_TRUE(parse_json(fits));
