@@ -73,9 +73,10 @@ Step AnswerFlow::decode_empty(const Result<void>& end, Time now) {
 // Before the client has anything, another D may be asked; a keep-alive or a usage may have gone out already.
 Step AnswerFlow::decode_broken(Time now) {
   is_broken_ = false;
-  const Error error =
-      named(registry_, d_.instance(),
-            {Code::kUnavailable, fmt::format("the first event of its stream has {}", kNoChoices)});
+  const Error error = named(registry_, d_.instance(),
+                            {Code::kUnavailable,
+                             "the first event of its stream is no answer, expected a JSON object whose "
+                             "`choices` are a list of objects"});
   if (!begun_)
     return decode_whole(
         UpstreamAnswer{.status = 502, .body = api::render_error(error, 502), .retry_after = {}}, now);

@@ -375,7 +375,9 @@ Result<std::string> whole_answer(const ClientBody& client, const PrefillAnswer* 
                             d_body.size()));
   }
   if (!has_choices(*answer))
-    return fail(Code::kUnavailable, fmt::format("its answer of {} bytes has {}", d_body.size(), kNoChoices));
+    return fail(Code::kUnavailable,
+                fmt::format("its answer of {} bytes has no `choices`, expected a list of at least one object",
+                            d_body.size()));
   if (p == nullptr) return d_body;
   set_cached_tokens(*answer, p->cached_tokens);
   answer->remove("kv_transfer_params");

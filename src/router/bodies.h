@@ -97,9 +97,6 @@ struct PromptUsage {
 // Of a whole answer or an event; nothing if it has no usage.
 std::optional<PromptUsage> read_prompt_usage(std::string_view answer);
 
-// What an answer, or a stream's first event, has that is none.
-inline constexpr std::string_view kNoChoices = "no `choices`, expected a list of at least one object";
-
 // D's whole answer, with P's prompt_logprobs and cached_tokens if there was a P. kUnavailable when it is not
 // a JSON object that has choices.
 Result<std::string> whole_answer(const ClientBody& client, const PrefillAnswer* p, std::string d_body);
