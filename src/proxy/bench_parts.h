@@ -18,7 +18,7 @@ namespace baton::proxy::bench {
 //                             takes them), then [DONE]; header, every event and [DONE] are written apart
 //   else                      a whole answer
 // All streams with a gap tick together, as those of one batch do. Each event says when it was sent:
-// "sent_ns": kStampDigits digits, the steady clock's, which all processes of a host share.
+// "sent_ns": a string of kStampDigits digits, the steady clock's, which all processes of a host share.
 inline constexpr int kStampDigits = 19;
 int run_engine(uint16_t port);
 

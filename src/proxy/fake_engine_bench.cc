@@ -33,7 +33,7 @@ constexpr std::string_view kWhole =
 constexpr std::string_view kEvent =
     R"(data: {"id":"cmpl-0123456789abcdef0123456789abcdef","object":"text_completion","created":1700000000,)"
     R"("model":"fake","choices":[{"index":0,"text":" word","logprobs":null,"finish_reason":null}],)"
-    R"("sent_ns":)";
+    R"("sent_ns":")";
 constexpr std::string_view kStreamHead =
     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n";
 constexpr std::string_view kStreamEnd = "e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n";
@@ -125,7 +125,7 @@ class Engine {
 
   // One event that says when it was sent.
   std::string_view event() {
-    constexpr std::string_view kEnd = "}\n\n";
+    constexpr std::string_view kEnd = "\"}\n\n";
     constexpr size_t kBytes = kEvent.size() + kStampDigits + kEnd.size();
     event_.clear();
     fmt::format_to(std::back_inserter(event_), "{:x}\r\n{}{:0{}}{}\r\n", kBytes, kEvent,

@@ -106,7 +106,7 @@ class AnswerReader {
       if (c == '\n' && before_ == '\n') ++events_;
       before_ = c;
     }
-    constexpr std::string_view kStamp = "\"sent_ns\":";
+    constexpr std::string_view kStamp = "\"sent_ns\":\"";
     for (size_t at = bytes.find(kStamp); at != std::string_view::npos; at = bytes.find(kStamp, at + 1)) {
       const std::string_view digits = bytes.substr(at + kStamp.size(), kStampDigits);
       int64_t stamp = 0;
