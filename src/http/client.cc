@@ -36,10 +36,9 @@ Result<void> check(const ClientRequest& request) {
   return {};
 }
 
-std::string serialize(const ClientRequest& request) {
+std::string head_of(const ClientRequest& request) {
   std::string bytes;
-  size_t size =
-      128 + request.method.size() + request.target.size() + request.to.host.size() + request.body.size();
+  size_t size = 128 + request.method.size() + request.target.size() + request.to.host.size();
   for (const Header header : request.headers) size += header.name.size() + header.value.size() + 4;
   bytes.reserve(size);
   const auto field = [&](std::string_view name, std::string_view value) {
@@ -56,7 +55,6 @@ std::string serialize(const ClientRequest& request) {
   for (const Header header : request.headers) field(header.name, header.value);
   if (has_body(request)) field("Content-Length", std::to_string(request.body.size()));
   bytes += "\r\n";
-  bytes += request.body;
   return bytes;
 }
 
@@ -65,6 +63,17 @@ Failure cancelled(const net::Address& to) {
 }
 
 }  // namespace
+
+// ---- interrupts
+
+Interrupt::Interrupt() : state_(std::make_shared<State>()) {}
+
+void Interrupt::trigger() {
+  state_->is_triggered = true;
+  if (const auto connection = state_->busy.lock()) connection->interrupt();
+}
+
+void Interrupt::reset() { state_->is_triggered = false; }
 
 // ---- the pool
 
@@ -164,19 +173,22 @@ Awaitable<Result<std::vector<net::Endpoint>>> Client::State::resolve(const net::
   co_return endpoints;
 }
 
-Awaitable<Result<std::shared_ptr<Connection>>> Client::State::connect(const net::Address& to) {
+Awaitable<Result<std::shared_ptr<Connection>>> Client::State::connect(const net::Address& to,
+                                                                      Interrupt::State* interrupt) {
   const auto self = shared_from_this();
   CO_TRY(const std::vector<net::Endpoint> endpoints, co_await resolve(to));
   Error last{Code::kUnavailable, fmt::format("host \"{}\": no address", to.host)};
   for (const net::Endpoint& endpoint : endpoints) {
-    if (closed) co_return cancelled(to);
+    if (closed || (interrupt != nullptr && interrupt->is_triggered)) co_return cancelled(to);
     auto connection = std::make_shared<Connection>(self, to);
     set_busy(connection);
+    if (interrupt != nullptr) interrupt->busy = connection;
     const Result<void> connected = co_await connection->connect(endpoint);
     if (connected) {
       ++counters.connections_opened;
       co_return connection;
     }
+    if (interrupt != nullptr) interrupt->busy.reset();
     give_back(connection);
     last = connected.error();
     if (last.code == Code::kCancelled) break;
@@ -188,20 +200,25 @@ Awaitable<Result<std::shared_ptr<Connection>>> Client::State::connect(const net:
 
 // Holds a busy connection; gives it back, closed unless the body was read to its end.
 struct ResponseStream::State {
-  State(std::shared_ptr<Client::State> client, std::shared_ptr<Connection> connection)
-      : client(std::move(client)), connection(std::move(connection)) {}
+  State(std::shared_ptr<Client::State> client, std::shared_ptr<Connection> connection,
+        std::shared_ptr<Interrupt::State> interrupt)
+      : client(std::move(client)), connection(std::move(connection)), interrupt(std::move(interrupt)) {
+    if (this->interrupt) this->interrupt->busy = this->connection;
+  }
   ~State() { finish(); }
   State(const State&) = delete;
   State& operator=(const State&) = delete;
 
   void finish() {
     if (!connection) return;
+    if (interrupt) interrupt->busy.reset();
     client->give_back(connection);
     connection.reset();
   }
 
   std::shared_ptr<Client::State> client;
-  std::shared_ptr<Connection> connection;  // none once the body has ended
+  std::shared_ptr<Connection> connection;       // none once the body has ended
+  std::shared_ptr<Interrupt::State> interrupt;  // empty where there is none
   int status = 0;
   Headers headers;
   std::string piece;
@@ -269,7 +286,8 @@ Awaitable<Result<ResponseStream>> Client::open(ClientRequest request) {
   const ClientOptions& options = state->options;
   CO_TRY_DO(check(request));
   const bool stop = co_await is_cancelled();
-  if (stop || state->closed) co_return cancelled(request.to);
+  const auto interrupt = request.interrupt ? request.interrupt->state_ : std::shared_ptr<Interrupt::State>();
+  if (stop || state->closed || (interrupt && interrupt->is_triggered)) co_return cancelled(request.to);
   ++state->counters.requests;
   const Duration head_timeout =
       request.head_timeout > Duration::zero() ? request.head_timeout : options.head_timeout;
@@ -283,11 +301,13 @@ Awaitable<Result<ResponseStream>> Client::open(ClientRequest request) {
     if (connection) {
       state->set_busy(connection);
     } else {
-      CO_TRY(connection, co_await state->connect(request.to));
+      CO_TRY(connection, co_await state->connect(request.to, interrupt.get()));
     }
     // Owns the connection from here on, however this returns.
-    auto stream = std::make_unique<ResponseStream::State>(state, connection);
-    connection->send(serialize(request), answers_head, head_timeout, idle_timeout);
+    auto stream = std::make_unique<ResponseStream::State>(state, connection, interrupt);
+    std::string request_head = head_of(request);
+    connection->send(std::move(request_head), std::move(request.body), answers_head, head_timeout,
+                     idle_timeout);
     const Result<void> head = co_await connection->wait_for_head();
     if (head) {
       stream->status = connection->parser().status();
@@ -296,6 +316,7 @@ Awaitable<Result<ResponseStream>> Client::open(ClientRequest request) {
     }
     if (!connection->went_stale() || !request.resend) co_return Failure(head.error());
     // The peer closed the kept connection as it was taken: nobody has seen the request.
+    request.body = connection->take_request_body();
     ++state->counters.resent;
     may_reuse = false;
   }

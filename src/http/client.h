@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -30,6 +31,23 @@ struct ClientOptions {
   Duration resolve_keep = std::chrono::seconds(30);  // how long the addresses of a name are remembered
 };
 
+// Ends a request from outside: what was asked with it ends with kCancelled, also what is asked later, until
+// reset(). A handle; copies are the same. One request at a time. Owner: the io thread.
+class Interrupt {
+ public:
+  Interrupt();
+
+  // Whoever awaits the request runs in a later turn, not within this call.
+  void trigger();
+  void reset();
+
+  struct State;  // for the sources of this room
+
+ private:
+  friend class Client;
+  std::shared_ptr<State> state_;
+};
+
 // What to ask. Host, Content-Length and Connection are added.
 struct ClientRequest {
   net::Address to;
@@ -39,6 +57,7 @@ struct ClientRequest {
   std::string body;
   Duration head_timeout = Duration::zero();  // zero: the client's
   Duration idle_timeout = Duration::zero();  // zero: the client's
+  std::optional<Interrupt> interrupt = {};   // ends it, to the end of its body
   // Whether it may be sent once more if a kept connection closes before any byte of the response.
   bool resend = true;
 };

@@ -13,12 +13,18 @@
 
 namespace baton::http {
 
+struct Interrupt::State {
+  std::weak_ptr<Connection> busy;  // with the request; none while it looks for one
+  bool is_triggered = false;
+};
+
 struct Client::State : std::enable_shared_from_this<Client::State> {
   State(IoLoop& loop, ClientOptions options) : loop(loop), options(std::move(options)) {}
 
   // A kept connection that is still open, or nothing.
   std::shared_ptr<Connection> take(const net::Address& to);
-  Awaitable<Result<std::shared_ptr<Connection>>> connect(const net::Address& to);
+  // `interrupt` may be nullptr.
+  Awaitable<Result<std::shared_ptr<Connection>>> connect(const net::Address& to, Interrupt::State* interrupt);
   Awaitable<Result<std::vector<net::Endpoint>>> resolve(const net::Address& to);
 
   void set_busy(const std::shared_ptr<Connection>& connection);

@@ -350,6 +350,94 @@ TEST_F(RelayTest, TellsThePeerAtOnceThatItsClientLeft) {
   EXPECT_EQ(counters().connections_idle, 0U);
 }
 
+// `head`: whether the engine has begun to answer when its client's owner loses interest.
+TEST_F(RelayTest, AnInterruptEndsARequestWhereverItIs) {
+  start();
+  Wake never(thread_.loop());
+  for (const bool head : {false, true}) {
+    SCOPED_TRACE(head ? "in the body" : "before the head");
+    std::promise<void> engine_asked;
+    std::promise<void> engine_told;
+    const net::Address engine = serve([&](Request&, ResponseWriter& writer) -> Awaitable<void> {
+      if (head) {
+        writer.start_stream(200, kEventStream);
+        writer.append(render_event("first"));
+      }
+      thread_.loop().post([&] { engine_asked.set_value(); });
+      const Result<void> woken = co_await never.wait();
+      if (!woken && writer.hung_up()) engine_told.set_value();
+    });
+    Interrupt interrupt;
+    std::promise<Result<Response>> answered;
+    thread_.call([&] {
+      ClientRequest request{.to = engine, .headers = {}, .body = {}, .interrupt = interrupt};
+      const auto run = [](Client& client, ClientRequest what,
+                          std::promise<Result<Response>>& out) -> Awaitable<void> {
+        auto response = co_await client.request(std::move(what));
+        out.set_value(std::move(response));
+      };
+      thread_.loop().spawn("ask", run(*client_, std::move(request), answered));
+    });
+    engine_asked.get_future().wait();
+    auto answer = answered.get_future();
+    thread_.call([&] {
+      interrupt.trigger();
+      EXPECT_EQ(answer.wait_for(seconds(0)), std::future_status::timeout)
+          << "whoever waits ran within trigger()";
+    });
+    EXPECT_EQ(answer.get().error().code, Code::kCancelled);
+    EXPECT_EQ(engine_told.get_future().wait_for(seconds(20)), std::future_status::ready);
+    EXPECT_EQ(counters().connections_busy, 0U);
+    // What is asked later too, until reset().
+    const auto again = [&](ClientRequest& request) { request.interrupt = interrupt; };
+    EXPECT_EQ(get(engine, again).error().code, Code::kCancelled);
+  }
+}
+
+TEST_F(RelayTest, AnInterruptWhoseRequestIsOverTouchesNobody) {
+  start();
+  Wake go(thread_.loop());
+  std::promise<void> asked_again;
+  int requests = 0;
+  const net::Address engine = serve([&](Request&, ResponseWriter& writer) -> Awaitable<void> {
+    if (++requests == 2) {
+      asked_again.set_value();
+      const Result<void> woken = co_await go.wait();
+      if (!woken) co_return;
+    }
+    writer.send(200, "text/plain", "ok");
+  });
+  Interrupt interrupt;
+  ASSERT_TRUE(get(engine, [&](ClientRequest& request) { request.interrupt = interrupt; }));
+  std::thread second([&] { EXPECT_TRUE(get(engine)) << "it was interrupted by another's interrupt"; });
+  asked_again.get_future().wait();
+  thread_.call([&] {
+    interrupt.trigger();
+    go.notify();
+  });
+  second.join();
+  EXPECT_EQ(counters().connections_opened, 1U);  // the second went over the first's connection
+  thread_.call([&] { interrupt.reset(); });
+  EXPECT_TRUE(get(engine, [&](ClientRequest& request) { request.interrupt = interrupt; }));
+}
+
+// More than a socket takes at once, so that head and body leave in several pieces.
+TEST_F(RelayTest, SendsALargeBodyWhole) {
+  start();
+  const net::Address engine = serve([&](Request& request, ResponseWriter& writer) -> Awaitable<void> {
+    writer.send(200, "text/plain", request.body);
+    co_return;
+  });
+  std::string body(20'000'000, 'x');
+  for (size_t i = 0; i < body.size(); i += 997) body[i] = static_cast<char>('a' + i % 26);
+  const auto response = get(engine, [&](ClientRequest& request) {
+    request.method = "POST";
+    request.body = body;
+  });
+  ASSERT_TRUE(response) << response.error().message;
+  EXPECT_TRUE(response->body == body);
+}
+
 TEST_F(RelayTest, HoldsBackAPeerThatIsFasterThanItsReader) {
   options_.piece_bytes_max = 16 * 1024;
   start();

@@ -2,6 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <array>
 #include <cerrno>
 
 #include "http/client_state.h"
@@ -14,6 +19,18 @@ constexpr size_t kReadBytes = 16 * 1024;
 
 ParserLimits parser_limits(const ClientOptions& options) {
   return {options.head_bytes_max, options.headers_max, options.body_bytes_max};
+}
+
+// What the kernel takes of the bytes of `head` and `body` from `begin` on; -1 with errno.
+ssize_t send_parts(int fd, std::string& head, std::string& body, size_t begin) {
+  const size_t of_head = std::min(begin, head.size());
+  const size_t of_body = begin - of_head;
+  std::array<iovec, 2> parts{iovec{head.data() + of_head, head.size() - of_head},
+                             iovec{body.data() + of_body, body.size() - of_body}};
+  msghdr message{};
+  message.msg_iov = parts.data();
+  message.msg_iovlen = parts.size();
+  return ::sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 asio::ip::tcp::endpoint as_asio(const net::Endpoint& endpoint) {
@@ -66,7 +83,8 @@ Awaitable<Result<void>> Connection::connect(const net::Endpoint& endpoint) {
   co_return Result<void>();
 }
 
-void Connection::send(std::string bytes, bool answers_head, Duration head_timeout, Duration idle_timeout) {
+void Connection::send(std::string head, std::string body, bool answers_head, Duration head_timeout,
+                      Duration idle_timeout) {
   CHECK(phase_ == Phase::kResting, "a connection takes one exchange at a time");
   reused_ = resting_since_ != Time();
   phase_ = Phase::kHead;
@@ -74,7 +92,9 @@ void Connection::send(std::string bytes, bool answers_head, Duration head_timeou
   deadline_ = loop_.now() + head_timeout;
   parser_.reset(answers_head);
   body_.clear();
-  output_.tail() = std::move(bytes);
+  request_head_ = std::move(head);
+  request_body_ = std::move(body);
+  sent_ = 0;
   flush();
   start_read();
 }
@@ -82,7 +102,10 @@ void Connection::send(std::string bytes, bool answers_head, Duration head_timeou
 Awaitable<Result<void>> Connection::wait_for_head() {
   const auto self = shared_from_this();
   while (true) {
-    if (parser_.head_done()) co_return Result<void>();
+    if (parser_.head_done()) {
+      if (is_all_sent()) drop_request();
+      co_return Result<void>();
+    }
     if (error_) co_return failure();
     const Outcome outcome = co_await waiter_.park();
     if (outcome == Outcome::kCancelled) fail_with(Code::kCancelled, "the request was cancelled");
@@ -107,10 +130,17 @@ Awaitable<Result<void>> Connection::wait_for_piece(std::string& piece) {
 }
 
 bool Connection::reusable() const {
-  return phase_ == Phase::kDone && parser_.keep_alive() && input_.size() == 0 && output_.empty();
+  return phase_ == Phase::kDone && parser_.keep_alive() && input_.size() == 0 && is_all_sent();
+}
+
+void Connection::drop_request() {
+  request_head_ = {};
+  request_body_ = {};
+  sent_ = 0;
 }
 
 void Connection::rest() {
+  drop_request();
   phase_ = Phase::kResting;
   deadline_ = kNever;
   resting_since_ = loop_.now();
@@ -137,13 +167,17 @@ void Connection::on_tick(Time now) {
 
 void Connection::flush() {
   if (phase_ == Phase::kClosed || awaiting_writable_) return;
-  const OutputBuffer::Sent sent = output_.send_to(socket_.native_handle());
-  if (sent == OutputBuffer::Sent::kAll) return;
-  if (sent == OutputBuffer::Sent::kFailed) {
-    // The peer may have answered before it closed: reading tells.
-    output_.clear();
-    return;
+  while (!is_all_sent()) {
+    const ssize_t count = send_parts(socket_.native_handle(), request_head_, request_body_, sent_);
+    if (count >= 0) {
+      sent_ += static_cast<size_t>(count);
+    } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+      break;
+    } else if (errno != EINTR) {
+      return;  // the peer may have answered before it closed: reading tells
+    }
   }
+  if (is_all_sent()) return;
   awaiting_writable_ = true;
   socket_.async_wait(Socket::wait_write, [self = shared_from_this()](const error_code& error) {
     self->awaiting_writable_ = false;
@@ -219,6 +253,17 @@ void Connection::fail_with(Code code, std::string_view what) {
 
 void Connection::cancel() { fail_with(Code::kCancelled, "the client is closing"); }
 
+void Connection::interrupt() {
+  if (phase_ == Phase::kClosed) return;
+  if (!error_)
+    error_ = Error{Code::kCancelled, fmt::format("{}: the request was interrupted", net::to_string(to_))};
+  close();
+  asio::post(loop_.context(), [self = shared_from_this()] {
+    const Turn turn(self->loop_.state());
+    self->wake();
+  });
+}
+
 void Connection::wake() { waiter_.resume(Outcome::kReady); }
 
 void Connection::close() {
@@ -227,7 +272,6 @@ void Connection::close() {
   deadline_ = kNever;
   if (!error_)
     error_ = Error{Code::kCancelled, fmt::format("{}: the connection was closed", net::to_string(to_))};
-  output_.clear();
   error_code ignored;
   socket_.close(ignored);
 }

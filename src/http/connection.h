@@ -20,8 +20,11 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   Connection& operator=(const Connection&) = delete;
 
   Awaitable<Result<void>> connect(const net::Endpoint& endpoint);
-  // Begins an exchange: `bytes` is the whole request.
-  void send(std::string bytes, bool answers_head, Duration head_timeout, Duration idle_timeout);
+  // Begins an exchange: `head` and `body` are the whole request.
+  void send(std::string head, std::string body, bool answers_head, Duration head_timeout,
+            Duration idle_timeout);
+  // The body given to send(), to be sent elsewhere.
+  std::string take_request_body() { return std::move(request_body_); }
   // Returns once the head is parsed.
   Awaitable<Result<void>> wait_for_head();
   // Moves what has arrived of the body into `piece`; empty at the end.
@@ -41,12 +44,15 @@ class Connection final : public std::enable_shared_from_this<Connection> {
 
   void on_tick(Time now);
   void close();
-  void cancel();  // closes; the exchange ends with kCancelled
+  void cancel();     // closes; the exchange ends with kCancelled
+  void interrupt();  // as cancel, but whoever waits runs in a later turn
 
  private:
   enum class Phase { kConnecting, kResting, kHead, kBody, kDone, kClosed };
 
   void flush();
+  bool is_all_sent() const { return sent_ == request_head_.size() + request_body_.size(); }
+  void drop_request();
   void start_read();
   void on_read(const error_code& error, size_t count);
   void parse();
@@ -62,7 +68,9 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   Socket socket_;
   ResponseParser parser_;
   InputBuffer input_;
-  OutputBuffer output_;
+  std::string request_head_;
+  std::string request_body_;
+  size_t sent_ = 0;   // of both
   std::string body_;  // arrived and not yet asked for
   Waiter waiter_;
   std::optional<Error> error_;

@@ -2,6 +2,8 @@
 
 #include <boost/asio/steady_timer.hpp>
 
+#include <optional>
+
 #include "http/loop_parts.h"
 
 namespace baton::http {
@@ -15,15 +17,16 @@ Result<void> as_result(Outcome outcome) {
 
 }  // namespace
 
+using Timer = asio::basic_waitable_timer<std::chrono::steady_clock,
+                                         asio::wait_traits<std::chrono::steady_clock>, Executor>;
+
 struct Wake::State {
-  explicit State(IoLoop& loop) : loop(loop), waiter(loop), timer(loop.context().get_executor()) {}
+  explicit State(IoLoop& loop) : loop(loop), waiter(loop) {}
 
   IoLoop& loop;
   Waiter waiter;
-  asio::basic_waitable_timer<std::chrono::steady_clock, asio::wait_traits<std::chrono::steady_clock>,
-                             Executor>
-      timer;
-  uint64_t waits = 0;  // tells a timer whether its wait is still the current one
+  std::optional<Timer> timer;  // once it was needed
+  uint64_t waits = 0;          // tells a timer whether its wait is still the current one
   bool notified = false;
   bool resume_posted = false;
   bool gone = false;
@@ -70,8 +73,9 @@ Awaitable<Result<void>> Wake::wait() {
 
 Awaitable<Result<void>> Wake::wait_for(Duration limit) {
   const std::weak_ptr<State> weak = state_;
-  state_->timer.expires_after(limit);
-  state_->timer.async_wait([weak, number = state_->waits + 1](const error_code& error) {
+  if (!state_->timer) state_->timer.emplace(state_->loop.context().get_executor());
+  state_->timer->expires_after(limit);
+  state_->timer->async_wait([weak, number = state_->waits + 1](const error_code& error) {
     const auto self = weak.lock();
     if (error || !self || self->waits != number) return;
     const Turn turn(self->loop.state());
@@ -81,7 +85,7 @@ Awaitable<Result<void>> Wake::wait_for(Duration limit) {
   const std::shared_ptr<State> state = weak.lock();
   if (state) {
     ++state->waits;
-    state->timer.cancel();
+    state->timer->cancel();
   }
   co_return result;
 }
