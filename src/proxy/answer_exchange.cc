@@ -1,5 +1,7 @@
 #include "proxy/answer_exchange.h"
 
+#include <boost/asio/experimental/awaitable_operators.hpp>
+
 #include "api/resume.h"
 #include "proxy/upstream.h"
 
@@ -25,8 +27,7 @@ void AnswerExchange::tell_instances() {
 }
 
 http::ClientRequest AnswerExchange::upstream(router::InstanceId id, std::string body, Duration head_timeout) {
-  watch_.instance = id;
-  is_down_ = false;
+  watch_.begin(id);
   const router::Instance* instance = hub_.registry.find(id);
   return {.to = hub_.address_of(*instance),
           .method = "POST",
@@ -34,24 +35,21 @@ http::ClientRequest AnswerExchange::upstream(router::InstanceId id, std::string 
           .headers = hub_.upstream_headers(&from_, answer_flow().request_id()),
           .body = std::move(body),
           .head_timeout = head_timeout,
-          .idle_timeout = hub_.options.idle_timeout};
+          .idle_timeout = hub_.options.idle_timeout,
+          .interrupt = watch_.asked};
 }
 
-http::Awaitable<void> AnswerExchange::wait_for_down() {
-  while (!gives_up_decode()) {
-    const auto woken = co_await watch_.down.wait();
+http::Awaitable<void> AnswerExchange::wait_until_given_up() {
+  while (!watch_.is_given_up) {
+    const auto woken = co_await watch_.given_up.wait();
     if (!woken) co_return;
-    const router::Instance* instance = hub_.registry.find(watch_.instance);
-    if (instance != nullptr && instance->health == router::Health::kDown) break;
   }
-  is_down_ = true;
 }
 
-// As it is told: a wait that ended because a probe found the instance down says so.
 Error AnswerExchange::failure(Error error) const {
   const router::Instance* instance = hub_.registry.find(watch_.instance);
-  if (!is_down_) hub_.probe_now(watch_.instance);
-  if (is_down_ && error.code == Code::kCancelled && instance != nullptr) {
+  if (!watch_.is_given_up) hub_.probe_now(watch_.instance);
+  if (watch_.is_given_up && error.code == Code::kCancelled && instance != nullptr) {
     return {Code::kUnavailable, "it went down: " + instance->reason};
   }
   return error;
@@ -103,9 +101,10 @@ http::Awaitable<router::Step> AnswerExchange::decode(router::AskDecode ask) {
   on_decode();
   http::ClientRequest request = upstream(ask.instance, std::move(ask.body), hub_.options.first_byte_timeout);
   if (ask.notes) request.headers.add(api::kResumeHeader, "1");
-  auto stream = co_await while_up(hub_.client.open(std::move(request)));
+  if (gives_up_decode()) watch_.give_up();
+  auto stream = co_await hub_.client.open(std::move(request));
   if (is_unwanted()) co_return router::Pause{};
-  if (!stream) co_return flow.on_decode_whole(Failure(stream.error()), hub_.loop.now());
+  if (!stream) co_return flow.on_decode_whole(Failure(failure(stream.error())), hub_.loop.now());
   if (stream->headers().get(api::kKvUnusedHeader)) flow.on_kv_unused();
   if (flow.relays(stream->status())) {
     stream_.emplace(std::move(*stream));
@@ -118,9 +117,9 @@ http::Awaitable<router::Step> AnswerExchange::decode(router::AskDecode ask) {
 http::Awaitable<router::Step> AnswerExchange::read_whole(http::ResponseStream stream) {
   const int status = stream.status();
   std::string later = retry_after(stream.headers());
-  auto body = co_await while_up(stream.read_all(router::kAnswerBytesMax));
+  auto body = co_await stream.read_all(router::kAnswerBytesMax);
   if (is_unwanted()) co_return router::Pause{};
-  if (!body) co_return answer_flow().on_decode_whole(Failure(body.error()), hub_.loop.now());
+  if (!body) co_return answer_flow().on_decode_whole(Failure(failure(body.error())), hub_.loop.now());
   watch_.instance = {};  // D has done its part
   router::UpstreamAnswer upstream{status, std::move(*body), std::move(later)};
   co_return answer_flow().on_decode_whole(std::move(upstream), hub_.loop.now());
@@ -129,25 +128,19 @@ http::Awaitable<router::Step> AnswerExchange::read_whole(http::ResponseStream st
 // ---- D's stream ----
 
 http::Awaitable<router::Step> AnswerExchange::relay() {
-  using boost::asio::experimental::awaitable_operators::operator||;
   http::ResponseStream stream = std::move(*stream_);
   stream_.reset();
-  Result<void> end;
-  co_await (relay_events(stream, end) || wait_for_down());
-  if (is_unwanted()) co_return router::Pause{};
-  co_return answer_flow().on_stream_end(end, hub_.loop.now());
-}
-
-http::Awaitable<void> AnswerExchange::relay_events(http::ResponseStream& stream, Result<void>& end) {
   http::SseParser parser;
+  Result<void> end;
   while (end && !is_unwanted()) {
     const auto piece = co_await stream.read();
     if (!piece) end = Failure(failure(piece.error()));
-    if (!piece || piece->empty() || is_unwanted()) co_return;
+    if (!piece || piece->empty() || is_unwanted()) break;
     end = parser.feed(*piece);
-    if (!end) co_return;
-    end = co_await take_events(parser);
+    if (end) end = co_await take_events(parser);
   }
+  if (is_unwanted()) co_return router::Pause{};
+  co_return answer_flow().on_stream_end(end, hub_.loop.now());
 }
 
 // Every whole event that the parser has; what they give goes out together.
@@ -167,13 +160,14 @@ http::Awaitable<Result<void>> AnswerExchange::take_events(http::SseParser& parse
   co_return end;
 }
 
-// What was ready before goes out at once.
+// What was ready before goes out at once. D may go down while P is waited for.
 http::Awaitable<Result<void>> AnswerExchange::await_held(std::string& out) {
+  using boost::asio::experimental::awaitable_operators::operator||;
   while (answer_flow().waits()) {
     co_await send(out);
-    co_await await_prefill();
+    co_await (await_prefill() || wait_until_given_up());
     if (is_unwanted()) co_return fail(Code::kCancelled, "nobody wants the answer");
-    if (is_down_) co_return Failure(failure({Code::kCancelled, "D is down"}));
+    if (watch_.is_given_up) co_return Failure(failure({Code::kCancelled, "D is down"}));
     const auto resumed = answer_flow().resume(out);
     if (!resumed) co_return Failure(failure(resumed.error()));
   }

@@ -3,8 +3,6 @@
 // and headers wait for D's first byte. io thread.
 #pragma once
 
-#include <boost/asio/experimental/awaitable_operators.hpp>
-
 #include <optional>
 #include <string>
 #include <utility>
@@ -43,12 +41,11 @@ class AnswerExchange : public Exchange {
   // ... and whether D need not be waited for.
   virtual bool gives_up_decode() const { return false; }
 
-  // The request to an instance, which is watched from here on.
+  // The request to an instance, which is watched from here on: it ends with kCancelled when a probe finds the
+  // instance down.
   http::ClientRequest upstream(router::InstanceId id, std::string body, Duration head_timeout);
-  // What `asked` gives. The wait ends, and only this one, when a probe finds the instance down.
-  template <class T>
-  http::Awaitable<Result<T>> while_up(http::Awaitable<Result<T>> asked);
-  void wake_up() { watch_.down.notify(); }  // to look at gives_up_decode()
+  // As it is told: a wait that ended because a probe found the instance down says so.
+  Error failure(Error error) const;
   void tell_instances();
 
   Hub& hub_;
@@ -61,33 +58,14 @@ class AnswerExchange : public Exchange {
   http::Awaitable<router::Step> decode(router::AskDecode ask);
   http::Awaitable<router::Step> read_whole(http::ResponseStream stream);
   http::Awaitable<router::Step> relay();
-  http::Awaitable<void> relay_events(http::ResponseStream& stream, Result<void>& end);
   http::Awaitable<Result<void>> take_events(http::SseParser& parser);
   http::Awaitable<Result<void>> await_held(std::string& out);
   http::Awaitable<void> send(std::string& out);
-  http::Awaitable<void> wait_for_down();
-  Error failure(Error error) const;
+  http::Awaitable<void> wait_until_given_up();
   bool is_unwanted() const { return is_unwanted_ || receiver_.is_gone(); }
 
   std::optional<http::ResponseStream> stream_;  // D's answer, once its head is here
-  bool is_down_ = false;                        // the instance; or what is asked of it is given up
   bool is_unwanted_ = false;                    // the receiver takes no more
 };
-
-template <class T>
-http::Awaitable<void> keep(http::Awaitable<Result<T>> asked, std::optional<Result<T>>& kept) {
-  auto result = co_await std::move(asked);
-  kept.emplace(std::move(result));
-}
-
-template <class T>
-http::Awaitable<Result<T>> AnswerExchange::while_up(http::Awaitable<Result<T>> asked) {
-  using boost::asio::experimental::awaitable_operators::operator||;
-  std::optional<Result<T>> kept;
-  co_await (keep(std::move(asked), kept) || wait_for_down());
-  if (!kept) kept.emplace(fail(Code::kCancelled, "nobody waits for it"));
-  if (!*kept) co_return Failure(failure(kept->error()));
-  co_return std::move(*kept);
-}
 
 }  // namespace baton::proxy

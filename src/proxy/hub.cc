@@ -49,9 +49,9 @@ void Hub::count(const router::FlowTimes& times) {
   ++metrics.prefills[{std::string(times.placement->on), std::string(times.placement->reason)}];
 }
 
-void Hub::wake_watchers(router::InstanceId instance) {
+void Hub::give_up(router::InstanceId instance) {
   for (Watch* watch : watches) {
-    if (watch->instance == instance) watch->down.notify();
+    if (watch->instance == instance) watch->give_up();
   }
 }
 

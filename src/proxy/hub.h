@@ -20,13 +20,28 @@
 
 namespace baton::proxy {
 
-// A session that waits for an instance: woken when a probe finds the instance down, so that nobody hangs on a
-// peer that is frozen with its connections open.
+// What waits for an instance: given up when a probe finds the instance down, so that nobody hangs on a peer
+// that is frozen with its connections open.
 struct Watch {
-  explicit Watch(http::IoLoop& loop) : down(loop), room(loop) {}
-  http::Wake down;
-  http::Wake room;  // there may be room for a request that waits
+  explicit Watch(http::IoLoop& loop) : given_up(loop), room(loop) {}
+  // The instance is asked something from here on.
+  void begin(router::InstanceId id) {
+    instance = id;
+    is_given_up = false;
+    asked.reset();
+  }
+  // What is asked is not waited for any longer.
+  void give_up() {
+    is_given_up = true;
+    asked.trigger();
+    given_up.notify();
+  }
+
   router::InstanceId instance{};
+  http::Interrupt asked;  // of the request to it
+  bool is_given_up = false;
+  http::Wake given_up;  // may be notified for an instance that was asked before
+  http::Wake room;      // there may be room for a request that waits
 };
 
 class LayerwiseExchange;
@@ -67,8 +82,8 @@ struct Hub {
   std::string metaserver_url(const router::Instance& d) const;
   // A flow is over: where its prompt was computed.
   void count(const router::FlowTimes& times);
-  // Wakes whoever waits for an instance that just went down.
-  void wake_watchers(router::InstanceId instance);
+  // An instance went down: whoever waits for it gives it up.
+  void give_up(router::InstanceId instance);
   // A request has failed there: it is asked at once whether it is up, not at the next interval.
   void probe_now(router::InstanceId instance);
 };

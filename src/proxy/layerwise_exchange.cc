@@ -74,7 +74,7 @@ router::PrefillStep LayerwiseExchange::on_prefill_pause_done() {
 }
 
 void LayerwiseExchange::on_prefill_end() {
-  if (flow_.gives_up_decode()) wake_up();
+  if (flow_.gives_up_decode()) watch_.give_up();
 }
 
 http::Awaitable<void> LayerwiseExchange::await_prefill() {

@@ -1,7 +1,5 @@
 #include "proxy/prefill_run.h"
 
-#include <boost/asio/experimental/awaitable_operators.hpp>
-
 #include <string>
 #include <utility>
 
@@ -23,7 +21,7 @@ std::shared_ptr<PrefillRun> PrefillRun::begin(LayerwiseExchange& owner, router::
 void PrefillRun::end() {
   owner_ = nullptr;
   if (!over_) finish({false, "the request has gone another way"});
-  watch_.down.notify();
+  watch_.give_up();
 }
 
 void PrefillRun::finish(router::PrefillOver over) {
@@ -48,20 +46,10 @@ http::Awaitable<Result<void>> PrefillRun::wait(std::shared_ptr<PrefillRun> run,
   co_return woken;
 }
 
-http::Awaitable<void> PrefillRun::wait_for_down() {
-  while (owner_ != nullptr) {
-    const auto woken = co_await watch_.down.wait();
-    if (!woken || owner_ == nullptr) co_return;
-    const router::Instance* instance = hub_.registry.find(watch_.instance);
-    if (instance != nullptr && instance->health == router::Health::kDown) co_return;
-  }
-}
-
 // Nothing when the owner has gone meanwhile.
 http::Awaitable<std::optional<router::PrefillStep>> PrefillRun::ask(router::AskPrefill ask) {
-  using boost::asio::experimental::awaitable_operators::operator||;
   const Time begin = hub_.loop.now();
-  watch_.instance = ask.instance;
+  watch_.begin(ask.instance);
   const router::Instance* instance = hub_.registry.find(ask.instance);
   http::ClientRequest request{
       .to = hub_.address_of(*instance),
@@ -70,18 +58,19 @@ http::Awaitable<std::optional<router::PrefillStep>> PrefillRun::ask(router::AskP
       .headers = hub_.upstream_headers(&owner_->from(), owner_->flow().prefill_request_id()),
       .body = std::move(ask.body),
       .head_timeout = hub_.options.prefill_timeout,
-      .idle_timeout = hub_.options.idle_timeout};
-  auto first = co_await (hub_.client.request(std::move(request)) || wait_for_down());
+      .idle_timeout = hub_.options.idle_timeout,
+      .interrupt = watch_.asked};
+  auto response = co_await hub_.client.request(std::move(request));
   if (owner_ == nullptr) co_return std::nullopt;
   hub_.metrics.prefill_time_s.observe(seconds(hub_.loop.now() - begin));
   Result<router::UpstreamAnswer> answer;
-  if (first.index() != 0) {
+  if (response) {
+    answer =
+        router::UpstreamAnswer{response->status, std::move(response->body), retry_after(response->headers)};
+  } else if (watch_.is_given_up) {
     instance = hub_.registry.find(ask.instance);
     answer =
         fail(Code::kUnavailable, "it went down: " + (instance == nullptr ? "removed" : instance->reason));
-  } else if (auto& response = std::get<0>(first); response) {
-    answer =
-        router::UpstreamAnswer{response->status, std::move(response->body), retry_after(response->headers)};
   } else {
     hub_.probe_now(ask.instance);
     answer = Failure(response.error());

@@ -37,12 +37,11 @@ class PrefillRun {
  private:
   static http::Awaitable<void> run(std::shared_ptr<PrefillRun> self, router::PrefillStep step);
   http::Awaitable<std::optional<router::PrefillStep>> ask(router::AskPrefill ask);
-  http::Awaitable<void> wait_for_down();
   void finish(router::PrefillOver over);
 
   Hub& hub_;
   LayerwiseExchange* owner_;
-  Watch watch_;  // of the P that is asked; woken by end() too
+  Watch watch_;  // of the P that is asked; given up by end() too
   std::optional<router::PrefillOver> over_;
   std::vector<std::weak_ptr<http::Wake>> waiters_;
 };

@@ -72,7 +72,7 @@ void note(Hub& hub, router::InstanceId id, const Result<http::Response>& answer)
       fmt::format("{} instance {} is {}{}{}", router::side_name(after->side), after->address(),
                   router::health_name(after->health), reason.empty() ? "" : ": ", reason);
   log(after->health == router::Health::kUp ? LogLevel::kInfo : LogLevel::kWarning, "proxy", what);
-  if (after->health == router::Health::kDown) hub.wake_watchers(id);
+  if (after->health == router::Health::kDown) hub.give_up(id);
 }
 
 // The answer to a probe; of a P that hands over by a bootstrap server, its failure if that one has nothing to

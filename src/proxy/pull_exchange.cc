@@ -19,10 +19,10 @@ http::Awaitable<router::Step> PullExchange::prefill(router::AskPrefill ask) {
   http::ClientRequest request = upstream(ask.instance, std::move(ask.body), hub_.options.prefill_timeout);
   if (ask.data_parallel_rank)
     request.headers.add("X-data-parallel-rank", std::to_string(*ask.data_parallel_rank));
-  auto answer = co_await while_up(hub_.client.request(std::move(request)));
+  auto answer = co_await hub_.client.request(std::move(request));
   hub_.metrics.prefill_time_s.observe(seconds(hub_.loop.now() - begin));
   if (receiver_.is_gone()) co_return router::Pause{};  // not P's failure
-  if (!answer) co_return flow_.on_prefill(Failure(answer.error()), hub_.loop.now());
+  if (!answer) co_return flow_.on_prefill(Failure(failure(answer.error())), hub_.loop.now());
   router::UpstreamAnswer upstream{answer->status, std::move(answer->body), retry_after(answer->headers)};
   co_return flow_.on_prefill(std::move(upstream), hub_.loop.now());
 }

@@ -2,13 +2,10 @@
 
 #include <fmt/format.h>
 
-#include <boost/asio/experimental/awaitable_operators.hpp>
-
 #include <algorithm>
 #include <utility>
 
 #include "base/log.h"
-#include "http/wake.h"
 
 namespace baton::serve {
 
@@ -34,19 +31,19 @@ Result<Metaserver> parse_metaserver(std::string_view url) {
 }
 
 struct MetaserverPost::State {
-  State(http::IoLoop& loop, http::Client& http_client, std::string place, std::function<void(Error)> told)
-      : client(http_client), name(std::move(place)), refused(std::move(told)), end(loop) {}
+  State(http::Client& http_client, std::string place, std::function<void(Error)> told)
+      : client(http_client), name(std::move(place)), refused(std::move(told)) {}
   http::Client& client;
   std::string name;
   std::function<void(Error)> refused;
-  http::Wake end;  // the post is out of scope
-  bool is_over = false;
+  http::Interrupt end;
+  bool is_over = false;  // the post is out of scope
 };
 
 MetaserverPost::MetaserverPost(http::IoLoop& loop, http::Client& client, const Metaserver& to,
                                std::string body, std::function<void(Error)> refused)
-    : state_(std::make_shared<State>(
-          loop, client, fmt::format("http://{}{}", net::to_string(to.at), to.target), std::move(refused))) {
+    : state_(std::make_shared<State>(client, fmt::format("http://{}{}", net::to_string(to.at), to.target),
+                                     std::move(refused))) {
   http::ClientRequest request{.to = to.at,
                               .method = "POST",
                               .target = to.target,
@@ -54,6 +51,7 @@ MetaserverPost::MetaserverPost(http::IoLoop& loop, http::Client& client, const M
                               .body = std::move(body),
                               .head_timeout = kMetaserverWait,
                               .idle_timeout = kMetaserverWait,
+                              .interrupt = state_->end,
                               // The proxy begins at most one prefill for one reservation.
                               .resend = true};
   request.headers.add("Content-Type", "application/json");
@@ -62,14 +60,12 @@ MetaserverPost::MetaserverPost(http::IoLoop& loop, http::Client& client, const M
 
 MetaserverPost::~MetaserverPost() {
   state_->is_over = true;
-  state_->end.notify();
+  state_->end.trigger();
 }
 
 http::Awaitable<void> MetaserverPost::run(std::shared_ptr<State> state, http::ClientRequest request) {
-  using boost::asio::experimental::awaitable_operators::operator||;
-  auto first = co_await (state->client.request(std::move(request)) || state->end.wait());
-  if (state->is_over || first.index() != 0) co_return;
-  const Result<http::Response>& answer = std::get<0>(first);
+  const auto answer = co_await state->client.request(std::move(request));
+  if (state->is_over) co_return;
   if (answer && answer->status >= 200 && answer->status < 300) co_return;
   Error error =
       answer ? Error{Code::kUnavailable, fmt::format("it answers {}", answer->status)} : answer.error();
