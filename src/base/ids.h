@@ -30,8 +30,12 @@ struct Id128 {
   explicit operator bool() const { return bytes != std::array<uint8_t, 16>{}; }
 
   std::string hex() const {
-    std::string text;
-    for (const uint8_t byte : bytes) fmt::format_to(std::back_inserter(text), "{:02x}", byte);
+    constexpr std::string_view kDigits = "0123456789abcdef";
+    std::string text(2 * bytes.size(), '0');
+    for (size_t i = 0; i < bytes.size(); ++i) {
+      text[2 * i] = kDigits[bytes[i] >> 4];
+      text[2 * i + 1] = kDigits[bytes[i] & 15];
+    }
     return text;
   }
 
