@@ -4,6 +4,7 @@
 #include <boost/json/parse.hpp>
 
 #include <algorithm>
+#include <optional>
 
 #include "api/json.h"
 
@@ -46,11 +47,38 @@ simdjson::simdjson_result<std::string_view> bytes_of(ondemand::value value) {
   return value.raw_json_token();
 }
 
-// A scalar is one of the three words, a number or a string; simdjson hands out its token unread.
-bool is_scalar_text(std::string_view token) {
+// At most 15 digits, as JSON writes integers.
+bool is_short_integer(std::string_view token) {
+  if (token.starts_with('-')) token.remove_prefix(1);
+  const bool is_plain = std::ranges::all_of(token, [](char c) { return c >= '0' && c <= '9'; });
+  return is_plain && !token.empty() && token.size() <= 15 && (token.size() == 1 || token.front() != '0');
+}
+
+// A scalar is one of the three words, a number or a string; simdjson hands out its token unread. What is not
+// seen at once is left to the reader of whole documents.
+bool is_scalar(ondemand::value value, std::string_view token) {
+  if (token == "true" || token == "false" || token == "null" || is_short_integer(token)) return true;
+  if (token.starts_with('"')) {
+    std::string_view text;
+    if (!value.get_string().get(text)) return true;
+  }
   json::error_code error;
   json::parse(token, error);
   return !error;
+}
+
+// What simdjson reads from and writes to. It stays between texts as long as it is small: each thread reads
+// one text at a time.
+struct Reader {
+  std::string padded;
+  ondemand::parser parser;
+};
+constexpr size_t kKeptBytesMax = 1UL << 20;
+constexpr size_t kMembersUsual = 8;
+
+Reader& kept_reader() {
+  thread_local Reader reader;
+  return reader;
 }
 
 }  // namespace
@@ -59,8 +87,11 @@ Result<ObjectBytes> ObjectBytes::parse(std::string_view text, size_t bytes_max) 
   if (text.size() > bytes_max) {
     return fail(Code::kInvalid, fmt::format("body: {} bytes, expected at most {}", text.size(), bytes_max));
   }
-  const simdjson::padded_string copy(text);
-  ondemand::parser parser;
+  std::optional<Reader> large;
+  Reader& reader = text.size() > kKeptBytesMax ? large.emplace() : kept_reader();
+  std::string& copy = reader.padded;
+  copy.reserve(text.size() + simdjson::SIMDJSON_PADDING);
+  copy.assign(text);
   // In the words of parse_json_object, which says where and what, if it refuses the text too.
   const auto refuse = [&](simdjson::error_code error) -> Failure {
     if (auto object = parse_json_object(text, bytes_max); !object) return Failure(std::move(object).error());
@@ -68,23 +99,25 @@ Result<ObjectBytes> ObjectBytes::parse(std::string_view text, size_t bytes_max) 
                 fmt::format("body: {}, expected a JSON object", simdjson::error_message(error)));
   };
   ondemand::document document;
-  if (const auto error = parser.iterate(copy).get(document)) return refuse(error);
+  if (const auto error = reader.parser.iterate(copy.data(), copy.size(), copy.capacity()).get(document))
+    return refuse(error);
   ondemand::object object;
   if (const auto error = document.get_object().get(object)) return refuse(error);
 
   ObjectBytes bytes;
+  bytes.members_.reserve(kMembersUsual);
   for (auto field : object) {
     if (const auto error = field.error()) return refuse(error);
     std::string_view key;
     if (const auto error = field.unescaped_key().get(key)) return refuse(error);
-    Member member{std::string(key), {}};
+    Member& member = bytes.members_.emplace_back(std::string(key), std::string_view{});
+    const ondemand::value read = field.value().value_unsafe();
     std::string_view value;
-    if (const auto error = bytes_of(field.value().value_unsafe()).get(value)) return refuse(error);
+    if (const auto error = bytes_of(read).get(value)) return refuse(error);
     value = trimmed(value);
     const bool nested = value.starts_with('{') || value.starts_with('[');
-    if (!nested && !is_scalar_text(value)) return refuse(simdjson::TAPE_ERROR);
+    if (!nested && !is_scalar(read, value)) return refuse(simdjson::TAPE_ERROR);
     member.value = text.substr(static_cast<size_t>(value.data() - copy.data()), value.size());
-    bytes.members_.push_back(std::move(member));
   }
   if (!document.current_location().error()) return refuse(simdjson::TRAILING_CONTENT);
   return bytes;

@@ -71,13 +71,6 @@ json::object* member_object(json::object& object, std::string_view key) {
   return found == nullptr ? nullptr : found->if_object();
 }
 
-int64_t member_integer(const json::object& object, std::string_view key) {
-  const json::value* found = object.if_contains(key);
-  if (found == nullptr) return 0;
-  if (found->is_int64()) return found->get_int64();
-  return found->is_uint64() ? static_cast<int64_t>(found->get_uint64()) : 0;
-}
-
 void set_cached_tokens(json::object& answer, int64_t cached) {
   json::object* usage = member_object(answer, "usage");
   if (usage == nullptr) return;
@@ -212,14 +205,40 @@ bool must_call_tool(const api::ObjectBytes& members) {
   return !is_null(choice) && choice != R"("none")" && choice != R"("auto")";
 }
 
+// An object that is a member of another; nothing if it is none.
+std::optional<api::ObjectBytes> read_member(const api::ObjectBytes& object, std::string_view key) {
+  const std::string_view raw = object.find(key).value_or("");
+  if (!raw.starts_with('{')) return std::nullopt;
+  auto member = api::ObjectBytes::parse(raw, kAnswerBytesMax);
+  if (!member) return std::nullopt;
+  return std::move(*member);
+}
+
+// 0 for what is no integer of 64 bits.
+int64_t read_integer(const api::ObjectBytes& object, std::string_view key) {
+  const std::string_view raw = object.find(key).value_or("");
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(raw.data(), raw.data() + raw.size(), value);
+  return error == std::errc() && end == raw.data() + raw.size() ? value : 0;
+}
+
 std::optional<PromptUsage> prompt_usage(const api::ObjectBytes& answer) {
-  const auto usage = api::parse_json_object(answer.find("usage").value_or(""));
+  const auto usage = read_member(answer, "usage");
   if (!usage) return std::nullopt;
-  PromptUsage out{.prompt_tokens = member_integer(*usage, "prompt_tokens")};
-  const json::value* details = usage->if_contains("prompt_tokens_details");
-  if (details != nullptr && details->is_object() && details->get_object().contains("cached_tokens"))
-    out.cached_tokens = member_integer(details->get_object(), "cached_tokens");
+  PromptUsage out{.prompt_tokens = read_integer(*usage, "prompt_tokens")};
+  const auto details = read_member(*usage, "prompt_tokens_details");
+  if (details && details->find("cached_tokens")) out.cached_tokens = read_integer(*details, "cached_tokens");
   return out;
+}
+
+// P's name of the hand-over; empty if there is none.
+std::string remote_request_id(const api::ObjectBytes& answer) {
+  const auto params = read_member(answer, "kv_transfer_params");
+  const std::string_view raw = params ? params->find("remote_request_id").value_or("") : "";
+  if (!raw.starts_with('"')) return {};
+  if (raw.find('\\') == std::string_view::npos) return std::string(raw.substr(1, raw.size() - 2));
+  const auto name = api::parse_json(raw);
+  return name ? std::string(name->get_string()) : std::string();
 }
 
 Result<void> check_prompts(const ClientBody& client) {
@@ -240,7 +259,15 @@ Result<void> check_prompts(const ClientBody& client) {
 }  // namespace
 
 std::string changed(const api::ObjectBytes& members, const Changes& changes) {
-  std::string out = "{";
+  const auto is_changed = [&changes](const auto& member) {
+    return std::ranges::any_of(changes, [&](const auto& change) { return change.first == member.key; });
+  };
+  size_t bytes = 2;
+  for (const auto& member : members.members()) bytes += member.key.size() + member.value.size() + 4;
+  for (const auto& [key, value] : changes) bytes += key.size() + value.value_or("").size() + 4;
+  std::string out;
+  out.reserve(bytes);
+  out = "{";
   const auto append = [&out](std::string_view key, std::string_view value) {
     if (out.size() > 1) out += ',';
     api::append_json_string(out, key);
@@ -248,8 +275,7 @@ std::string changed(const api::ObjectBytes& members, const Changes& changes) {
     out += value;
   };
   for (const auto& member : members.members()) {
-    const auto is_changed = [&](const auto& change) { return change.first == member.key; };
-    if (std::ranges::none_of(changes, is_changed)) append(member.key, member.value);
+    if (!is_changed(member)) append(member.key, member.value);
   }
   for (const auto& [key, value] : changes) {
     if (value) append(key, *value);
@@ -359,10 +385,7 @@ Result<PrefillAnswer> read_prefill_answer(std::string body) {
     answer.cached_tokens = usage->cached_tokens.value_or(0);
     answer.says_cached_tokens = usage->cached_tokens.has_value();
   }
-  if (const auto parsed = api::parse_json(answer.kv_transfer_params); parsed && parsed->is_object()) {
-    const json::value* id = parsed->get_object().if_contains("remote_request_id");
-    if (id != nullptr && id->is_string()) answer.remote_request_id = std::string(id->get_string());
-  }
+  answer.remote_request_id = remote_request_id(*members);
   return answer;
 }
 
