@@ -82,11 +82,36 @@ Engine::Engine(EngineConfig config, model::LanguageModel& model, kv::KvArena& ar
 
 Engine::~Engine() = default;
 
+namespace {
+
+template <class T>
+std::vector<T> copy_from(const std::vector<T>& all, size_t first) {
+  return {all.begin() + static_cast<ptrdiff_t>(first), all.end()};
+}
+
+template <class T>
+void drop_first(std::vector<T>& all, size_t count) {
+  all.erase(all.begin(), all.begin() + static_cast<ptrdiff_t>(count));
+}
+
+}  // namespace
+
+// The recorder sees the whole of a step, so what leaves early is copied.
+void Engine::emit() {
+  if (!surroundings_.emit) return;
+  collect_commands();
+  if (out_.answers.size() == emitted_answers_ && out_.commands.size() == emitted_commands_) return;
+  surroundings_.emit({.answers = copy_from(out_.answers, emitted_answers_),
+                      .commands = copy_from(out_.commands, emitted_commands_)});
+  emitted_answers_ = out_.answers.size();
+  emitted_commands_ = out_.commands.size();
+}
+
 Outbox Engine::step(std::vector<Inbox> inbox, Time now) {
   CHECK(now >= now_, "time went back by {} ns", (now_ - now).count());
   now_ = after_ = now;
   out_ = {};
-  emitted_ = 0;
+  emitted_answers_ = emitted_commands_ = 0;
   pass_ = {};
   if (surroundings_.recorder != nullptr) surroundings_.recorder->begin_step(inbox, now);
   for (Inbox& item : inbox) std::visit([this](auto& one) { take(one); }, item);
@@ -101,13 +126,17 @@ Outbox Engine::step(std::vector<Inbox> inbox, Time now) {
   note_phases(plan);
   for (ActiveRequest* request : plan.landings) land(*request);
   for (ActiveRequest* request : plan.returned) give_back(*request);
-  if (!plan.rows.empty()) run(plan);
+  if (!plan.rows.empty()) {
+    emit();
+    run(plan);
+  }
   has_work_ = !plan.rows.empty() || plan.preempted > 0 || !plan.landings.empty() || !plan.returned.empty();
   if (collect_transfers()) has_work_ = true;
   update_gauges();
   ++stats_.steps;
   if (surroundings_.recorder != nullptr) surroundings_.recorder->end_step(*this, out_, pass_);
-  out_.commands.erase(out_.commands.begin(), out_.commands.begin() + static_cast<ptrdiff_t>(emitted_));
+  drop_first(out_.answers, emitted_answers_);
+  drop_first(out_.commands, emitted_commands_);
   return std::move(out_);
 }
 

@@ -68,9 +68,10 @@ struct Surroundings {
   // ends and they are served. What was to be computed is computed again in the next step; kInterruptsMax
   // passes in a row at most are ended early.
   std::function<bool(uint32_t layer)> poll_interrupt;
-  // Takes the commands of a layer as soon as it is computed, so that it moves while the next one is. Without
-  // one they come with the step's outbox.
-  std::function<void(std::vector<transfer::Command>)> emit;
+  // Takes what need not wait for the end of the step: before a pass what is decided already, and the commands
+  // of a layer as soon as it is computed, so that it moves while the next one is. Without one all of it comes
+  // with the step's outbox.
+  std::function<void(Outbox)> emit;
   // Gets each step; see engine/recorder.h.
   Recorder* recorder = nullptr;
   // In a replay only: writes the KV of positions [from, tokens.size()) that a peer once sent.
@@ -187,6 +188,7 @@ class Engine {
   void landing_failed(ActiveRequest& request, const Error& error);
   void abandon_landing(ActiveRequest& request);
   bool collect_transfers();  // true if a request or block changed
+  void emit();
   void collect_commands();
 
   void update_gauges();
@@ -218,7 +220,8 @@ class Engine {
   Time after_;                 // its end: now_ and what the pass took
   PassMark pass_;
   Outbox out_;
-  size_t emitted_ = 0;  // of out_.commands
+  size_t emitted_answers_ = 0;   // of out_
+  size_t emitted_commands_ = 0;  // of out_
   EngineStats stats_;
 };
 

@@ -218,9 +218,7 @@ class Trace {
       return interrupts_ > 0 && interrupts_-- > 0;
     };
     if (words.number("emit", 1) == 1) {
-      surroundings.emit = [&one](std::vector<transfer::Command> commands) {
-        for (transfer::Command& command : commands) one.mover->execute(std::move(command));
-      };
+      surroundings.emit = [this, &one](Outbox outbox) { deliver(one, std::move(outbox)); };
     }
     one.engine = std::make_unique<Engine>(config, *one.model, *one.arena, std::move(surroundings));
     const transfer::Identity identity{.engine_id = name,
@@ -331,11 +329,14 @@ class Trace {
       if (dead_.contains(name)) continue;
       for (transfer::MoverEvent& event : one.mover->poll(Duration{0}))
         one.inbox.emplace_back(std::move(event));
-      Outbox outbox = one.engine->step(std::exchange(one.inbox, {}), now_);
-      for (const Answer& answer : outbox.answers) take(answer);
-      for (transfer::Command& command : outbox.commands) one.mover->execute(std::move(command));
+      deliver(one, one.engine->step(std::exchange(one.inbox, {}), now_));
       EXPECT_EQ(one.engine->find_inconsistency(), "") << name;
     }
+  }
+
+  void deliver(Instance& one, Outbox outbox) {
+    for (const Answer& answer : outbox.answers) take(answer);
+    for (transfer::Command& command : outbox.commands) one.mover->execute(std::move(command));
   }
 
   void take(const Answer& answer) {

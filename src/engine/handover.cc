@@ -100,11 +100,7 @@ void Engine::announce_layer(const Plan& plan, uint32_t layer) {
     const bool leaves = surroundings_.emit && surroundings_.clock != nullptr;
     if (leaves && !row.request->first_announced) row.request->first_announced = surroundings_.clock->now();
   }
-  if (!surroundings_.emit) return;
-  collect_commands();
-  if (out_.commands.size() == emitted_) return;
-  surroundings_.emit({out_.commands.begin() + static_cast<ptrdiff_t>(emitted_), out_.commands.end()});
-  emitted_ = out_.commands.size();
+  emit();
 }
 
 // The first tokens are drawn: they go to D, and the blocks stay until it has everything.

@@ -137,7 +137,8 @@ http::Awaitable<router::Step> AnswerExchange::relay() {
     if (!piece) end = Failure(failure(piece.error()));
     if (!piece || piece->empty() || is_unwanted()) break;
     end = parser.feed(*piece);
-    if (end) end = co_await take_events(parser);
+    if (!end) break;
+    end = co_await take_events(parser);
   }
   if (is_unwanted()) co_return router::Pause{};
   co_return answer_flow().on_stream_end(end, hub_.loop.now());

@@ -70,11 +70,9 @@ class Door {
     engine_ = std::make_unique<engine::Engine>(config, fake_, *arena_);
     client_ = std::make_unique<EngineClient>(loop_.loop(),
                                              [this](engine::Inbox item) { return post(std::move(item)); });
-    thread_ = std::make_unique<EngineThread>(
-        *engine_, *recorder_, beacon_,
-        EngineThread::Outlets{
-            .answers = [this](std::vector<engine::Answer> answers) { deliver(std::move(answers)); },
-            .commands = [](const std::vector<transfer::Command>&) {}});
+    thread_ = std::make_unique<EngineThread>(*engine_, *recorder_, beacon_, [this](engine::Outbox outbox) {
+      if (!outbox.answers.empty()) deliver(std::move(outbox.answers));
+    });
     auto listener = net::listen({"127.0.0.1", 0});
     CHECK(listener.has_value());
     at_ = listener->local;

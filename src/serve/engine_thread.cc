@@ -18,8 +18,8 @@ constexpr Duration kReportWait = std::chrono::seconds(5);
 }  // namespace
 
 EngineThread::EngineThread(engine::Engine& engine, engine::Recorder& recorder, Beacon& beacon,
-                           Outlets outlets)
-    : engine_(engine), recorder_(recorder), beacon_(beacon), outlets_(std::move(outlets)), thread_([this] {
+                           Deliver deliver)
+    : engine_(engine), recorder_(recorder), beacon_(beacon), deliver_(std::move(deliver)), thread_([this] {
         run();
       }) {
   pthread_setname_np(thread_.native_handle(), "engine");
@@ -81,9 +81,7 @@ void EngineThread::run() {
     if (inbox.empty() && !engine_.has_work() && engine_.next_deadline() > now) continue;
     static_cast<void>(beacon_.tick(clock_));
     beacon_.is_working.store(true);
-    engine::Outbox outbox = engine_.step(std::move(inbox), now);
-    if (!outbox.commands.empty()) outlets_.commands(std::move(outbox.commands));
-    if (!outbox.answers.empty()) outlets_.answers(std::move(outbox.answers));
+    deliver_(engine_.step(std::move(inbox), now));
   }
   beacon_.is_working.store(false);
 }

@@ -44,13 +44,11 @@ struct Beacon {
 
 class EngineThread {
  public:
-  struct Outlets {
-    std::function<void(std::vector<engine::Answer>)> answers;      // called on the engine thread
-    std::function<void(std::vector<transfer::Command>)> commands;  // the same
-  };
+  // Takes what a step gives, on the engine thread.
+  using Deliver = std::function<void(engine::Outbox)>;
 
   // `engine` polls `beacon`; all three outlive the thread.
-  EngineThread(engine::Engine& engine, engine::Recorder& recorder, Beacon& beacon, Outlets outlets);
+  EngineThread(engine::Engine& engine, engine::Recorder& recorder, Beacon& beacon, Deliver deliver);
   ~EngineThread();  // stops and joins
   EngineThread(const EngineThread&) = delete;
   EngineThread& operator=(const EngineThread&) = delete;
@@ -78,7 +76,7 @@ class EngineThread {
   engine::Engine& engine_;
   engine::Recorder& recorder_;
   Beacon& beacon_;
-  Outlets outlets_;
+  Deliver deliver_;
   SteadyClock clock_;
   Mailbox<Item> mailbox_{kInboxMax};
   std::atomic<size_t> submits_waiting_{0};

@@ -32,11 +32,9 @@ class Rig {
         config, model_, *arena_,
         engine::Surroundings{
             .clock = &clock_, .poll_interrupt = {}, .emit = {}, .recorder = recorder_.get(), .refill = {}});
-    thread_ = std::make_unique<EngineThread>(
-        *engine_, *recorder_, beacon_,
-        EngineThread::Outlets{
-            .answers = [this](std::vector<engine::Answer> answers) { take(std::move(answers)); },
-            .commands = [](const std::vector<transfer::Command>&) {}});
+    thread_ = std::make_unique<EngineThread>(*engine_, *recorder_, beacon_, [this](engine::Outbox outbox) {
+      if (!outbox.answers.empty()) take(std::move(outbox.answers));
+    });
   }
 
   static engine::Request request(uint64_t id, uint32_t max_tokens = 2) {

@@ -383,22 +383,22 @@ Result<void> LoadedInstance::start_engine(const options::ServeOptions& options,
   TRY_DO(engine::check_config(config, language_model_->info(), *arena_));
   recorder_ = std::make_unique<engine::Recorder>(std::filesystem::temp_directory_path().string());
   write_record_when_dying(recorder_.get());
-  const auto execute = [this](std::vector<transfer::Command> commands) {
-    if (transfer_thread_) transfer_thread_->post(std::move(commands));
+  const auto take = [this, deliver = std::move(deliver)](engine::Outbox outbox) {
+    if (transfer_thread_) transfer_thread_->post(std::move(outbox.commands));
+    if (!outbox.answers.empty()) deliver(std::move(outbox.answers));
   };
   engine_ = std::make_unique<engine::Engine>(
       config, *language_model_, *arena_,
       engine::Surroundings{.clock = &clock_,
                            .poll_interrupt = [this](uint32_t) { return beacon_.tick(clock_); },
-                           .emit = execute,
+                           .emit = take,
                            .recorder = recorder_.get(),
                            .refill = {}});
   model_->max_model_len = static_cast<int32_t>(engine_->model_tokens_max());
   model_->identity.max_model_len = model_->max_model_len;
   if (options.warmup.value_or(false)) warm_up();
   if (options.kv_transfer && options.warmup.value_or(true)) measure_speeds(options);
-  EngineThread::Outlets outlets{.answers = std::move(deliver), .commands = execute};
-  engine_thread_ = std::make_unique<EngineThread>(*engine_, *recorder_, beacon_, std::move(outlets));
+  engine_thread_ = std::make_unique<EngineThread>(*engine_, *recorder_, beacon_, take);
   engine_for_events_ = engine_thread_.get();
   return {};
 }

@@ -49,9 +49,7 @@ void Instance::start() {
   engine::Surroundings surroundings;
   surroundings.poll_interrupt = [this](uint32_t) { return random_() % 100 < options_.interrupt_percent; };
   if (options_.emits_layers) {
-    surroundings.emit = [this](std::vector<transfer::Command> commands) {
-      for (auto& command : commands) mover_->execute(std::move(command));
-    };
+    surroundings.emit = [this](engine::Outbox out) { deliver(std::move(out)); };
   }
   engine_.emplace(options_.engine, *model_, *arena_, std::move(surroundings));
   served_->identity = {.protocol = api::kHandoverProtocol,
@@ -184,9 +182,13 @@ void Instance::turn(Time now) {
   for (auto& event : mover_->poll(Duration{0})) inbox_.emplace_back(std::move(event));
   if (inbox_.empty() && !engine_->has_work() && engine_->next_deadline() > now) return;
   ++steps;
-  engine::Outbox outbox = engine_->step(std::exchange(inbox_, {}), now);
+  turn_time_ = now;
+  deliver(engine_->step(std::exchange(inbox_, {}), now));
+}
+
+void Instance::deliver(engine::Outbox outbox) {
   for (auto& command : outbox.commands) mover_->execute(std::move(command));
-  for (const auto& one : outbox.answers) answer(one, now);
+  for (const auto& one : outbox.answers) answer(one, turn_time_);
 }
 
 Time Instance::next_turn(Time now) const {

@@ -96,6 +96,7 @@ class Instance {
   void hang_up(uint64_t call);
   void abort(const std::string& id);
   void nobody_comes(uint64_t call, const std::string& why);
+  void deliver(engine::Outbox outbox);
   void answer(const engine::Answer& answer, Time now);
   void take_tokens(Open& open, const engine::TokensEvent& event, Time now);
   void give_back(const Open& open, Time now);
@@ -111,6 +112,7 @@ class Instance {
   std::unique_ptr<model::FakeModel> model_;
   std::unique_ptr<kv::KvArena> arena_;
   std::unique_ptr<transfer::fake::FakeMover> mover_;
+  Time turn_time_;
   std::optional<engine::Engine> engine_;
   bool stopped_ = false;
   std::vector<engine::Inbox> inbox_;
