@@ -13,6 +13,7 @@
 #include <string>
 
 #include "base/log.h"
+#include "base/thread.h"
 #include "http/loop_parts.h"
 
 namespace baton::http {
@@ -84,6 +85,7 @@ IoLoop::~IoLoop() { Waiter::forget_all(*state_); }
 asio::io_context& IoLoop::context() { return state_->context; }
 
 void IoLoop::run() {
+  be_prompt();
   const auto guard = asio::make_work_guard(state_->context);
   state_->running = true;
   state_->context.restart();

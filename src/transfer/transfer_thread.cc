@@ -1,8 +1,11 @@
 #include "transfer/transfer_thread.h"
 
+#include <pthread.h>
+
 #include <deque>
 
 #include "base/check.h"
+#include "base/thread.h"
 
 namespace baton::transfer {
 namespace {
@@ -35,6 +38,8 @@ void TransferThread::post(std::vector<Command> commands) {
 }
 
 void TransferThread::run() {
+  pthread_setname_np(pthread_self(), "transfer");
+  be_prompt();
   std::deque<MoverEvent> waiting;
   while (!stopping_) {
     for (Command& command : commands_.take_all()) mover_->execute(std::move(command));
