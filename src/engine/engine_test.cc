@@ -170,6 +170,33 @@ TEST(Engine, ARequestGetsTheSameAnswerWhateverRunsBesideIt) {
   EXPECT_GT(interrupted, 1000U);
 }
 
+TEST(Engine, WhatIsDecidedDoesNotWaitForThePass) {
+  Rig* running = nullptr;
+  std::vector<Answer> early;
+  uint64_t rows_before = 0;
+  Surroundings surroundings;
+  surroundings.emit = [&](Outbox outbox) {
+    EXPECT_EQ(running->model.rows_computed(), rows_before) << "something waited for the pass";
+    for (Answer& answer : outbox.answers) early.push_back(std::move(answer));
+  };
+  Rig rig({}, 64, std::move(surroundings));
+  running = &rig;
+  Request decoding;
+  decoding.id = RequestId{1};
+  decoding.prompt = {1, 2, 3};
+  decoding.sampling.max_tokens = 8;
+  rig.step({Submit{decoding}});
+  rows_before = rig.model.rows_computed();
+  Request empty;
+  empty.id = RequestId{2};
+  const Outbox outbox = rig.step({Submit{empty}});
+  EXPECT_GT(rig.model.rows_computed(), rows_before);
+  ASSERT_EQ(early.size(), 1U);
+  EXPECT_TRUE(std::holds_alternative<FailedEvent>(early[0])) << "it has no prompt";
+  ASSERT_EQ(outbox.answers.size(), 1U) << "what has left is not given again";
+  EXPECT_TRUE(std::holds_alternative<TokensEvent>(outbox.answers[0]));
+}
+
 TEST(Engine, ChoicesAndSeedsDrawTheirOwnAnswers) {
   Rig rig({}, 64);
   std::set<std::vector<TokenId>> answers;
