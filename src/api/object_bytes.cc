@@ -4,6 +4,7 @@
 #include <boost/json/parse.hpp>
 
 #include <algorithm>
+#include <cstring>
 #include <optional>
 
 #include "api/json.h"
@@ -157,6 +158,10 @@ std::string ObjectBytes::str() const {
   }
   out += '}';
   return out;
+}
+
+bool mentions(std::string_view text, std::string_view name) {
+  return text.size() >= name.size() && memmem(text.data(), text.size(), name.data(), name.size()) != nullptr;
 }
 
 std::vector<std::string_view> array_elements(std::string_view array) {

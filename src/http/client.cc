@@ -235,14 +235,22 @@ const Headers& ResponseStream::headers() const { return state_->headers; }
 Awaitable<Result<std::string_view>> ResponseStream::read() {
   State& state = *state_;
   if (!state.connection) co_return std::string_view();
-  const bool stop = co_await is_cancelled();
-  if (stop) {
-    state.connection->close();
-    co_return cancelled(state.connection->to());
+  const std::shared_ptr<Connection> connection = state.connection;
+  const asio::cancellation_state cancellation = co_await asio::this_coro::cancellation_state;
+  if (cancellation.cancelled() != asio::cancellation_type::none) {
+    connection->close();
+    co_return cancelled(connection->to());
   }
-  CO_TRY_DO(co_await state.connection->wait_for_piece(state.piece));
-  if (state.piece.empty()) state.finish();
-  co_return state.piece;
+  while (true) {
+    const auto taken = connection->take_piece(state.piece);
+    if (taken) {
+      CO_TRY_DO(*taken);
+      if (state.piece.empty()) state.finish();
+      co_return state.piece;
+    }
+    const Outcome outcome = co_await connection->wait();
+    if (outcome == Outcome::kCancelled) connection->stop_reading();
+  }
 }
 
 Awaitable<Result<std::string>> ResponseStream::read_all(size_t bytes_max) {

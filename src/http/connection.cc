@@ -112,21 +112,17 @@ Awaitable<Result<void>> Connection::wait_for_head() {
   }
 }
 
-Awaitable<Result<void>> Connection::wait_for_piece(std::string& piece) {
-  const auto self = shared_from_this();
+std::optional<Result<void>> Connection::take_piece(std::string& piece) {
   piece.clear();
-  while (true) {
-    // What arrived before an error is given before it.
-    if (!body_.empty()) {
-      piece.swap(body_);
-      start_read();
-      co_return Result<void>();
-    }
-    if (error_) co_return failure();
-    if (done()) co_return Result<void>();
-    const Outcome outcome = co_await waiter_.park();
-    if (outcome == Outcome::kCancelled) fail_with(Code::kCancelled, "reading the response was cancelled");
+  // What arrived before an error is given before it.
+  if (!body_.empty()) {
+    piece.swap(body_);
+    start_read();
+    return Result<void>();
   }
+  if (error_) return failure();
+  if (done()) return Result<void>();
+  return std::nullopt;
 }
 
 bool Connection::reusable() const {

@@ -27,8 +27,11 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   std::string take_request_body() { return std::move(request_body_); }
   // Returns once the head is parsed.
   Awaitable<Result<void>> wait_for_head();
-  // Moves what has arrived of the body into `piece`; empty at the end.
-  Awaitable<Result<void>> wait_for_piece(std::string& piece);
+  // Moves what has arrived of the body into `piece`; empty at the end. Nothing where wait() comes first.
+  std::optional<Result<void>> take_piece(std::string& piece);
+  // Until there may be more to take. After kCancelled, stop_reading().
+  Awaitable<Outcome> wait() { return waiter_.park(); }
+  void stop_reading() { fail_with(Code::kCancelled, "reading the response was cancelled"); }
 
   ResponseParser& parser() { return parser_; }
   bool done() const { return phase_ == Phase::kDone; }

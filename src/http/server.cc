@@ -207,6 +207,8 @@ Awaitable<Result<void>> ResponseWriter::write(std::string_view piece) {
   session_.append_piece(piece);
   return session_.wait_for_room();
 }
+bool ResponseWriter::has_room() const { return session_.has_room(); }
+Awaitable<Result<void>> ResponseWriter::wait_for_room() { return session_.wait_for_room(); }
 
 void ResponseWriter::flush() { session_.flush_head(); }
 void ResponseWriter::end() { session_.end_stream(); }

@@ -83,8 +83,11 @@ class ResponseWriter {
   // hung up, kTimeout when it was lost to stall_timeout; nothing can be sent after either.
   Awaitable<Result<void>> write(std::string_view piece);
   // As write, without waiting: for a piece that must not suspend (the last, an error). Bounded by the
-  // caller: the piece is taken even above outgoing_bytes_max.
+  // caller: the piece is taken even above outgoing_bytes_max, where has_room() is false.
   void append(std::string_view piece);
+  bool has_room() const;
+  // What write waits for.
+  Awaitable<Result<void>> wait_for_room();
   void flush();  // sends a head that has no piece yet
   // The stream is whole: its end goes out with the last piece, also when the handler has work left. No piece
   // follows; without it the stream ends when the handler returns.

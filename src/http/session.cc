@@ -369,9 +369,11 @@ void Session::truncate() {
   close_after_answer_ = true;
 }
 
+bool Session::has_room() const { return output_.size() <= server_->options.outgoing_bytes_max; }
+
 Awaitable<Result<void>> Session::wait_for_room() {
   const auto self = shared_from_this();
-  while (!hung_up_ && output_.size() > server_->options.outgoing_bytes_max) {
+  while (!hung_up_ && !has_room()) {
     const Outcome outcome = co_await room_waiter_.park();
     if (outcome == Outcome::kCancelled) break;
   }

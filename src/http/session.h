@@ -36,6 +36,7 @@ class Session final : public std::enable_shared_from_this<Session>, public TurnE
   void end_stream();
   void flush_head();
   void truncate();
+  bool has_room() const;
   Awaitable<Result<void>> wait_for_room();
   bool started() const { return answer_ != Answer::kNone; }
   bool hung_up() const { return hung_up_; }

@@ -130,42 +130,45 @@ http::Awaitable<router::Step> AnswerExchange::read_whole(http::ResponseStream st
 http::Awaitable<router::Step> AnswerExchange::relay() {
   http::ResponseStream stream = std::move(*stream_);
   stream_.reset();
+  router::AnswerFlow& flow = answer_flow();
   http::SseParser parser;
+  std::string out;
   Result<void> end;
   while (end && !is_unwanted()) {
     const auto piece = co_await stream.read();
     if (!piece) end = Failure(failure(piece.error()));
     if (!piece || piece->empty() || is_unwanted()) break;
     end = parser.feed(*piece);
-    if (!end) break;
-    end = co_await take_events(parser);
+    if (end) end = take_events(parser, out);
+    while (end && flow.waits() && !is_unwanted()) {
+      end = co_await await_held(out);
+      if (end) end = take_events(parser, out);
+    }
+    const bool has_room = send(out);
+    if (!has_room) co_await receiver_.wait_for_room();
   }
   if (is_unwanted()) co_return router::Pause{};
-  co_return answer_flow().on_stream_end(end, hub_.loop.now());
+  co_return flow.on_stream_end(end, hub_.loop.now());
 }
 
-// Every whole event that the parser has; what they give goes out together.
-http::Awaitable<Result<void>> AnswerExchange::take_events(http::SseParser& parser) {
+// Every whole event that the parser has, up to one that waits for P; what they give goes out together.
+Result<void> AnswerExchange::take_events(http::SseParser& parser, std::string& out) {
   router::AnswerFlow& flow = answer_flow();
-  std::string out;
-  Result<void> end;
-  while (end && !is_unwanted()) {
+  while (!flow.waits()) {
     const auto event = parser.next();
     if (!event) break;
     flow.on_event(event->raw, event->data, out);
-    if (flow.is_broken()) end = fail(Code::kCorrupt, "its events are no answer");
-    if (!flow.waits()) continue;
-    end = co_await await_held(out);
+    if (flow.is_broken()) return fail(Code::kCorrupt, "its events are no answer");
   }
-  co_await send(out);
-  co_return end;
+  return {};
 }
 
 // What was ready before goes out at once. D may go down while P is waited for.
 http::Awaitable<Result<void>> AnswerExchange::await_held(std::string& out) {
   using boost::asio::experimental::awaitable_operators::operator||;
   while (answer_flow().waits()) {
-    co_await send(out);
+    const bool has_room = send(out);
+    if (!has_room) co_await receiver_.wait_for_room();
     co_await (await_prefill() || wait_until_given_up());
     if (is_unwanted()) co_return fail(Code::kCancelled, "nobody wants the answer");
     if (watch_.is_given_up) co_return Failure(failure({Code::kCancelled, "D is down"}));
@@ -175,12 +178,12 @@ http::Awaitable<Result<void>> AnswerExchange::await_held(std::string& out) {
   co_return Result<void>{};
 }
 
-// The events are the receiver's, also where its wait for more room ends early.
-http::Awaitable<void> AnswerExchange::send(std::string& out) {
-  if (out.empty()) co_return;
-  const std::string ready = std::exchange(out, {});
-  const auto written = co_await receiver_.take(ready);
-  if (!written && written.error().code != Code::kCancelled) is_unwanted_ = true;
+// False when the receiver has to be waited for. The events are its own, also where that wait ends early.
+bool AnswerExchange::send(std::string& out) {
+  if (out.empty()) return true;
+  if (!receiver_.take(out)) is_unwanted_ = true;
+  out.clear();
+  return is_unwanted_ || receiver_.has_room();
 }
 
 }  // namespace baton::proxy

@@ -58,9 +58,9 @@ class AnswerExchange : public Exchange {
   http::Awaitable<router::Step> decode(router::AskDecode ask);
   http::Awaitable<router::Step> read_whole(http::ResponseStream stream);
   http::Awaitable<router::Step> relay();
-  http::Awaitable<Result<void>> take_events(http::SseParser& parser);
+  Result<void> take_events(http::SseParser& parser, std::string& out);
   http::Awaitable<Result<void>> await_held(std::string& out);
-  http::Awaitable<void> send(std::string& out);
+  bool send(std::string& out);
   http::Awaitable<void> wait_until_given_up();
   bool is_unwanted() const { return is_unwanted_ || receiver_.is_gone(); }
 

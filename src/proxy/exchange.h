@@ -20,8 +20,11 @@ class Receiver {
   virtual ~Receiver() = default;
   // Nobody wants the answer any more; nothing below is called afterwards.
   virtual bool is_gone() const = 0;
-  // Events of D's stream, each whole. Returns when there is room for more; an error when nobody wants more.
-  virtual http::Awaitable<Result<void>> take(std::string_view events) = 0;
+  // Events of D's stream, each whole, taken at once. False when nobody wants more.
+  virtual bool take(std::string_view events) = 0;
+  // Whether more may be taken; else wait_for_room() returns when it may, or nobody wants more.
+  virtual bool has_room() const = 0;
+  virtual http::Awaitable<void> wait_for_room() = 0;
   // D's stream, of which something was taken, is over. `events`: what is left of it.
   virtual void end(std::string_view events) = 0;
   // The answer, of which nothing was taken.

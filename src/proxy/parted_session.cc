@@ -43,7 +43,9 @@ class PartedSession {
 
     http::Awaitable<void> run();
     bool is_gone() const override { return whole_.is_ending_ || whole_.writer_.hung_up(); }
-    http::Awaitable<Result<void>> take(std::string_view events) override;
+    bool take(std::string_view events) override;
+    bool has_room() const override { return whole_.out_.size() <= kPartedBufferBytes; }
+    http::Awaitable<void> wait_for_room() override;
     void end(std::string_view events) override;
     void reply(router::Reply reply) override;
     void split() override {
@@ -101,22 +103,25 @@ http::Awaitable<void> PartedSession::Run::run() {
   live_ = nullptr;
 }
 
-http::Awaitable<Result<void>> PartedSession::Run::take(std::string_view events) {
-  if (whole_.parts_.has_failed()) co_return fail(Code::kCancelled, "the answer has ended with an error");
+bool PartedSession::Run::take(std::string_view events) {
+  if (whole_.parts_.has_failed()) return false;
   whole_.out_ += events;
   live_->on_first_byte();
   if (exchange_->flow().has_failed()) {
     whole_.failed_outcome_ = "d_failed";
     whole_.parts_.on_broken(part_);
     whole_.news_.notify();
-    co_return fail(Code::kUnavailable, "its last event is an error");
+    return false;
   }
   whole_.news_.notify();
-  while (whole_.out_.size() > kPartedBufferBytes) {
+  return true;
+}
+
+http::Awaitable<void> PartedSession::Run::wait_for_room() {
+  while (!has_room()) {
     const auto woken = co_await room_.wait();
-    if (!woken) co_return Failure(woken.error());
+    if (!woken) co_return;
   }
-  co_return Result<void>();
 }
 
 void PartedSession::Run::end(std::string_view events) {

@@ -34,13 +34,19 @@ class Direct final : public Receiver {
   bool must_split() const { return must_split_; }
 
   bool is_gone() const override { return writer_.hung_up(); }
-  http::Awaitable<Result<void>> take(std::string_view events) override {
+  bool take(std::string_view events) override {
     if (!writer_.started()) {
       visit_.on_first_byte();
       live_->on_first_byte();
       writer_.start_stream(200, headers(kEventStream));
     }
-    return writer_.write(changed(events));
+    writer_.append(changed(events));
+    return true;
+  }
+  bool has_room() const override { return writer_.has_room(); }
+  http::Awaitable<void> wait_for_room() override {
+    const auto room = co_await writer_.wait_for_room();
+    static_cast<void>(room);  // is_gone() says it
   }
   void end(std::string_view events) override {
     writer_.append(changed(events));

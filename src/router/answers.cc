@@ -38,7 +38,7 @@ void append_event(std::string_view data, std::string& out) {
 }
 
 bool is_error_event(std::string_view data) {
-  if (data.find("\"error\"") == std::string_view::npos) return false;
+  if (!api::mentions(data, R"("error")")) return false;
   const auto event = api::ObjectBytes::parse(data);
   if (!event) return false;
   return event->find("error").value_or("null") != "null" || event->find("object") == "\"error\"";
@@ -98,7 +98,7 @@ void note_status(Registry& registry, InstanceId id, int status, Time now) {
 
 bool note_own_prefill(Registry& registry, Reservation& d, Demand& demand, std::string_view answer) {
   d.release_prefill();
-  if (answer.find("\"prompt_tokens\"") == std::string_view::npos) return false;
+  if (!api::mentions(answer, R"("prompt_tokens")")) return false;
   const auto usage = read_prompt_usage(answer);
   if (usage) registry.on_prefilled(d, demand, usage->prompt_tokens, usage->cached_tokens);
   return usage.has_value();

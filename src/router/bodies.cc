@@ -460,7 +460,7 @@ EventMerger::EventMerger(const ClientBody& client, const PrefillAnswer* p)
 }
 
 std::optional<std::string> EventMerger::merge(std::string_view data) {
-  const bool has_usage = cached_tokens_ && data.find("\"cached_tokens\"") != std::string_view::npos;
+  const bool has_usage = cached_tokens_ && api::mentions(data, R"("cached_tokens")");
   if (!has_usage && !merges_logprobs_ && !part_) return std::nullopt;
   auto event = api::ObjectBytes::parse(data, kAnswerBytesMax);
   if (!event) return std::nullopt;
