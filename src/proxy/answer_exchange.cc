@@ -145,7 +145,8 @@ http::Awaitable<router::Step> AnswerExchange::relay() {
       if (end) end = take_events(parser, out);
     }
     const bool has_room = send(out);
-    if (!has_room) co_await receiver_.wait_for_room();
+    if (has_room) continue;
+    co_await receiver_.wait_for_room();
   }
   if (is_unwanted()) co_return router::Pause{};
   co_return flow.on_stream_end(end, hub_.loop.now());
@@ -168,7 +169,9 @@ http::Awaitable<Result<void>> AnswerExchange::await_held(std::string& out) {
   using boost::asio::experimental::awaitable_operators::operator||;
   while (answer_flow().waits()) {
     const bool has_room = send(out);
-    if (!has_room) co_await receiver_.wait_for_room();
+    if (!has_room) {
+      co_await receiver_.wait_for_room();
+    }
     co_await (await_prefill() || wait_until_given_up());
     if (is_unwanted()) co_return fail(Code::kCancelled, "nobody wants the answer");
     if (watch_.is_given_up) co_return Failure(failure({Code::kCancelled, "D is down"}));
