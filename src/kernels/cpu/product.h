@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/product_panel.h"
@@ -249,12 +250,11 @@ void last_rows(const ProductBlock& b, size_t row) {
 
 // Weights of which each is used for a few rows only are read as `kStreams` streams, a row of w after the
 // other in each: every stream has a prefetcher of the hardware to itself as long as the streams are many
-// pages apart (not so for neighbouring rows), and is asked for a little ahead, since those prefetchers stop
-// at page ends. kernels/peaks.h measures with the same pattern.
+// pages apart (not so for neighbouring rows), gives some lines before the next one's turn, and is asked for a
+// little ahead, since those prefetchers stop at page ends. kernels/peaks.h measures with the same pattern.
 constexpr size_t kLanes = 16;
 constexpr size_t kStreamSums =
     4 * kLanes;  // columns x slices of a row and stream whose sums meet in one tree
-constexpr size_t kStreamUnroll = 4;
 
 // acc[r * kStreams + c] = the first n elements of row r of x times those at w[c] + from.
 template <class L, class Run, int kRows, int kStreams>
@@ -263,20 +263,29 @@ template <class L, class Run, int kRows, int kStreams>
                                                 size_t n, typename L::F* acc) {
 #pragma clang loop unroll(full)
   for (int a = 0; a < kRows * kStreams; ++a) acc[a] = L::zero();
-  const auto step = [&](size_t at) {
-    run_step<Run, kRows, kStreams>(
-        acc, [&](int r) { return Run::load_x(x + static_cast<size_t>(r) * x_stride + at); },
-        [&](int c) {
-          L::prefetch_far(w[c] + from + at + kStreamAheadBytes / sizeof(typename Run::W));
-          return Run::load_w(w[c] + from + at);
-        });
+  // Some runs of a stream before the next one's turn.
+  const auto steps = [&]<size_t kSteps>(size_t at, std::integral_constant<size_t, kSteps>) {
+#pragma clang loop unroll(full)
+    for (size_t c = 0; c < kStreams; ++c) {
+#pragma clang loop unroll(full)
+      for (size_t u = 0; u < kSteps; ++u) {
+        const size_t here = at + u * Run::kRun;
+        L::prefetch_far(w[c] + from + here + kStreamAheadBytes / sizeof(typename Run::W));
+        const auto column = Run::load_w(w[c] + from + here);
+#pragma clang loop unroll(full)
+        for (size_t r = 0; r < kRows; ++r) {
+          auto& sum = acc[r * kStreams + c];
+          sum = Run::step(sum, Run::load_x(x + r * x_stride + here), column);
+        }
+      }
+    }
   };
   size_t i = 0;
-  for (; i + kStreamUnroll * Run::kRun <= n; i += kStreamUnroll * Run::kRun) {
-#pragma clang loop unroll(full)
-    for (size_t u = 0; u < kStreamUnroll; ++u) step(i + u * Run::kRun);
-  }
-  for (; i + Run::kRun <= n; i += Run::kRun) step(i);
+  for (; i + 8 * Run::kRun <= n; i += 8 * Run::kRun) steps(i, std::integral_constant<size_t, 8>());
+  for (; i + 6 * Run::kRun <= n; i += 6 * Run::kRun) steps(i, std::integral_constant<size_t, 6>());
+  for (; i + 4 * Run::kRun <= n; i += 4 * Run::kRun) steps(i, std::integral_constant<size_t, 4>());
+  for (; i + 2 * Run::kRun <= n; i += 2 * Run::kRun) steps(i, std::integral_constant<size_t, 2>());
+  for (; i + Run::kRun <= n; i += Run::kRun) steps(i, std::integral_constant<size_t, 1>());
   if (i < n) {
     run_step<Run, kRows, kStreams>(
         acc, [&](int r) { return Run::load_x(x + static_cast<size_t>(r) * x_stride + i, n - i); },
