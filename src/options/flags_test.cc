@@ -99,6 +99,16 @@ TEST(Arguments, EachMistakeHasItsSentence) {
        "--gpu-memory-utilization: 1.1, expected a number from 0.01 to 1"},
       {{"--scheduling-policy", "lifo"}, "--scheduling-policy: lifo, expected one of fcfs, priority"},
       {{"--enforce-eager=maybe"}, "--enforce-eager: maybe, expected true or false"},
+      {{"--kv-tls-certfile", "c.pem"},
+       "--kv-tls-certfile is given without --kv-tls-keyfile, expected all of --kv-tls-certfile, "
+       "--kv-tls-keyfile "
+       "and --kv-tls-ca-certs, or none"},
+      {{"--kv-tls-keyfile", "k.pem", "--kv-tls-certfile", "c.pem"},
+       "--kv-tls-certfile is given without --kv-tls-ca-certs, expected all of --kv-tls-certfile, "
+       "--kv-tls-keyfile and --kv-tls-ca-certs, or none"},
+      {{"--kv-tls-certfile", "c.pem", "--kv-tls-keyfile", "k.pem", "--kv-tls-ca-certs", "a.pem",
+        "--kv-transport", "ucx"},
+       "--kv-tls-certfile with --kv-transport ucx: UCX does not encrypt, expected auto, local or tcp"},
       {{"--block-size", "24"}, "--block-size: 24, expected a multiple of 16"},
       {{"--max-num-batched-tokens", "262145"},
        "--max-num-batched-tokens: 262145, expected an integer from 1 to 262144"},
@@ -191,6 +201,7 @@ TEST(Arguments, EnvironmentIsReadWhereNoFlagSpeaks) {
   EXPECT_EQ(options->cluster_secret_file, "/s");
   EXPECT_EQ(options->kv_lease, std::chrono::seconds(3600));
   EXPECT_EQ(options->host_ip, "10.0.0.1");
+  EXPECT_TRUE(options->kv_tls_certfile.empty());
   const auto flagged = serve(
       {"--threads", "5", "--kv-cache-memory-bytes", "1G", "--kv-lease-ms", "500", "--api-key", "a", "b"},
       environment);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <filesystem>
 
@@ -225,9 +226,33 @@ class Binder {
     if (options_.cluster_secret_file.empty() && std::filesystem::exists(kSecretDefault, ignored)) {
       options_.cluster_secret_file = kSecretDefault;
     }
+    TRY_DO(bind_kv_tls());
     options_.host_ip = first_variable(environment_, "VLLM_HOST_IP", "HCCL_IF_IP");
     options_.socket_ifname = first_variable(environment_, "GLOO_SOCKET_IFNAME", "HCCL_SOCKET_IFNAME");
     options_.ucx_transports = variable(environment_, "UCX_TLS");
+    return {};
+  }
+
+  Result<void> bind_kv_tls() {
+    text("--kv-tls-certfile", options_.kv_tls_certfile);
+    text("--kv-tls-keyfile", options_.kv_tls_keyfile);
+    text("--kv-tls-ca-certs", options_.kv_tls_ca_certs);
+    const std::array<std::pair<std::string_view, bool>, 3> given = {
+        {{"--kv-tls-certfile", !options_.kv_tls_certfile.empty()},
+         {"--kv-tls-keyfile", !options_.kv_tls_keyfile.empty()},
+         {"--kv-tls-ca-certs", !options_.kv_tls_ca_certs.empty()}}};
+    const auto missing = std::ranges::find(given, false, &std::pair<std::string_view, bool>::second);
+    const auto first = std::ranges::find(given, true, &std::pair<std::string_view, bool>::second);
+    if (first == given.end()) return {};
+    if (missing != given.end()) {
+      return fail(Code::kInvalid, fmt::format("{} is given without {}, expected all of --kv-tls-certfile, "
+                                              "--kv-tls-keyfile and --kv-tls-ca-certs, or none",
+                                              first->first, missing->first));
+    }
+    if (options_.kv_transport == KvTransport::kUcx)
+      return fail(
+          Code::kInvalid,
+          "--kv-tls-certfile with --kv-transport ucx: UCX does not encrypt, expected auto, local or tcp");
     return {};
   }
 

@@ -84,7 +84,10 @@ struct ServeOptions {
   // Hand-over
   std::optional<KvTransferConfig> kv_transfer;  // nothing: a single instance
   KvTransport kv_transport = KvTransport::kAuto;
-  std::string cluster_secret_file;               // empty: none found (serve warns)
+  std::string cluster_secret_file;  // empty: none found (serve warns)
+  std::string kv_tls_certfile;      // with the next two, or all three empty
+  std::string kv_tls_keyfile;
+  std::string kv_tls_ca_certs;
   Duration kv_lease = std::chrono::seconds(30);  // P keeps a prefill this long without a renewal
   bool recompute_on_load_failure = true;         // else the request fails
   std::string host_ip;         // VLLM_HOST_IP, else HCCL_IF_IP: advertised to peers; empty: found out

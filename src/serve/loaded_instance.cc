@@ -331,6 +331,12 @@ Result<void> LoadedInstance::start_transfer(const options::ServeOptions& options
   if (!options.cluster_secret_file.empty()) {
     TRY(mover.secret, net::ClusterSecret::read(options.cluster_secret_file));
   }
+  const bool encrypts = !options.kv_tls_certfile.empty();
+  if (encrypts) {
+    TRY(mover.tls, net::TlsContext::create({.certificate = options.kv_tls_certfile,
+                                            .key = options.kv_tls_keyfile,
+                                            .authorities = options.kv_tls_ca_certs}));
+  }
   // In the pull order P listens and D connects, in the layer-wise one the other way round.
   const bool is_layerwise = config.connector == options::Connector::kLayerwise;
   const auto connects = is_layerwise ? options::KvRole::kProducer : options::KvRole::kConsumer;
@@ -342,7 +348,7 @@ Result<void> LoadedInstance::start_transfer(const options::ServeOptions& options
   TRY(auto created, transfer::tcp::SocketMover::create(std::move(mover), *arena_));
   side_channel_port_ = created->port();
   model_->identity.kv_port = side_channel_port_;
-  if (options.cluster_secret_file.empty()) warn_of_strangers(options.host, side_channel_port_);
+  if (options.cluster_secret_file.empty() && !encrypts) warn_of_strangers(options.host, side_channel_port_);
   if (side_channel_port_ != 0) {
     log_info("serve", fmt::format("hand-over: listening on {}:{} as engine {}", advertised_host_,
                                   side_channel_port_, model_->identity.engine_id));

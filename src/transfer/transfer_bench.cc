@@ -34,7 +34,7 @@ double timed(const auto& work) {
 
 struct Setting {
   TransportChoice choice = TransportChoice::kTcp;
-  std::string tls = {};  // UCX's transports
+  std::string ucx_transports = {};  // UCX's transports
   kv::KvLayout layout = kLayout;
   uint32_t blocks = kBlocks;  // a multiple of `connections`
   uint32_t connections = 1;
@@ -56,7 +56,7 @@ class Pair {
     config.identity.boot_id = tcp::boot_id();
     config.choice = setting.choice;
     config.silence_max = std::chrono::minutes(1);  // D says nothing while its thread measures the limit
-    config.ucx_transports = setting.tls;
+    config.ucx_transports = setting.ucx_transports;
     config.identity.incarnation = d;
     d_mover_ = *tcp::SocketMover::create(config, *target_);
     config.identity.incarnation = p;
@@ -199,12 +199,12 @@ void local_against_memcpy(benchmark::State& state) {
 BENCHMARK(local_against_memcpy)->Unit(benchmark::kMillisecond)->Iterations(20)->UseRealTime();
 
 void ucx_shared_memory_against_memcpy(benchmark::State& state) {
-  compare(state, {.choice = TransportChoice::kUcx, .tls = "posix,sysv"}, kMemcpy);
+  compare(state, {.choice = TransportChoice::kUcx, .ucx_transports = "posix,sysv"}, kMemcpy);
 }
 BENCHMARK(ucx_shared_memory_against_memcpy)->Unit(benchmark::kMillisecond)->Iterations(10)->UseRealTime();
 
 void ucx_tcp_against_raw_socket(benchmark::State& state) {
-  compare(state, {.choice = TransportChoice::kUcx, .tls = "tcp"},
+  compare(state, {.choice = TransportChoice::kUcx, .ucx_transports = "tcp"},
           [](Pair& pair) { return raw_sockets(pair, 1, false); });
 }
 BENCHMARK(ucx_tcp_against_raw_socket)->Unit(benchmark::kMillisecond)->Iterations(10)->UseRealTime();

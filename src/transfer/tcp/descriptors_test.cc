@@ -22,11 +22,9 @@ struct ManyBlocks {
     pair.d->target->land(expected.transfer, target, 0, pair.d->clock.now());
   }
   static Options side(const Way& way) {
-    return {.choice = way.choice,
-            .tls = way.tls,
-            .layout = kSmall,
-            .blocks = kMany,
-            .adjust = [](SocketMoverConfig& config) { config.heartbeat = std::chrono::milliseconds(1); }};
+    return options_of(way, {.layout = kSmall, .blocks = kMany, .adjust = [](SocketMoverConfig& config) {
+                              config.heartbeat = std::chrono::milliseconds(1);
+                            }});
   }
   size_t blocks_equal() const {
     size_t equal = 0;

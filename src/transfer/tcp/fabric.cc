@@ -18,6 +18,9 @@ constexpr uint64_t kKeyFabric = (uint64_t{1} << 62) + 3;
 Result<void> SocketMover::create_fabric() {
   const bool has_device = ucx::has_active_device();
   const bool is_wanted = config_.choice == TransportChoice::kUcx;
+  if (config_.tls && is_wanted)
+    return fail(Code::kInvalid, "--kv-transport ucx: UCX does not encrypt, expected no TLS beside it");
+  if (config_.tls) return {};
   if (!is_wanted && (config_.choice != TransportChoice::kAuto || !has_device || !config_.secret)) return {};
   auto fabric = ucx::Fabric::create(
       arena_, config_.ucx_transports.empty() ? ucx::choose_transports(has_device) : config_.ucx_transports);

@@ -40,6 +40,46 @@ Result<void> check_mode(bool own, bool theirs) {
 
 }  // namespace
 
+void SocketMover::begin_tls(Connection& connection, net::TlsRole role) {
+  connection.tls.emplace(config_.tls, connection.fd.get(), role);
+  connection.phase = Phase::kTls;
+}
+
+// What can be done of the TLS handshake now. After it a caller says Hello, and a listener waits for it.
+Result<void> SocketMover::serve_tls(Connection& connection) {
+  if (is_accepted(connection.id) && !connection.tls->has_begun()) {
+    const Error error{Code::kDenied, "TLS: the peer does not speak it, expected --kv-tls-certfile there too"};
+    if (refuse_plainly(connection, error)) return Failure(error);
+  }
+  TRY(const bool is_done, connection.tls->shake_hands());
+  const bool wants_write = !is_done && connection.tls->wants_write();
+  if (wants_write != connection.wants_write) {
+    watch(connection.fd.get(), value(connection.id), wants_write, false);
+    connection.wants_write = wants_write;
+  }
+  if (!is_done) return {};
+  connection.last_received = now_;
+  if (is_accepted(connection.id)) {
+    connection.phase = Phase::kHello;
+  } else {
+    say_hello(connection);
+  }
+  return {};
+}
+
+// A caller whose first bytes are not those of TLS is told so in the only language that it understands.
+bool SocketMover::refuse_plainly(Connection& connection, const Error& error) {
+  std::array<std::byte, 1024> first{};
+  const ssize_t got = recv(connection.fd.get(), first.data(), first.size(), MSG_PEEK);
+  if (got <= 0 || net::looks_like_tls(std::span(first).first(static_cast<size_t>(got)))) return false;
+  // What is unread at the close would have the refusal thrown away on its way.
+  static_cast<void>(recv(connection.fd.get(), first.data(), first.size(), 0));
+  const std::vector<std::byte> refusal = encode(Refused{error});
+  static_cast<void>(
+      send(connection.fd.get(), refusal.data(), refusal.size(), MSG_NOSIGNAL));  // lost either way
+  return true;
+}
+
 void SocketMover::say_hello(Connection& connection) {
   connection.hello = {.authenticates = config_.secret.has_value(),
                       .flow = connection.flow,
@@ -235,14 +275,15 @@ void SocketMover::be_up(Connection& connection) {
   const Transport transport = connection.local    ? Transport::kLocal
                               : connection.fabric ? Transport::kUcx
                                                   : Transport::kTcp;
-  log_info("transfer",
-           fmt::format("{}: {} is up, KV travels by {}, {}", connection.name, connection.peer.engine_id,
-                       transport_name(transport),
-                       config_.secret ? "authenticated" : "NOT authenticated (no cluster secret)"));
+  log_info("transfer", fmt::format("{}: {} is up, KV travels by {}, {}", connection.name,
+                                   connection.peer.engine_id, transport_name(transport),
+                                   connection.tls   ? "encrypted"
+                                   : config_.secret ? "authenticated"
+                                                    : "NOT authenticated (no cluster secret)"));
   events_.emplace_back(PeerUp{.peer = connection.id,
                               .identity = connection.peer,
                               .transport = transport,
-                              .authenticated = config_.secret.has_value(),
+                              .authenticated = config_.secret.has_value() || connection.tls.has_value(),
                               .flow = connection.flow});
 }
 

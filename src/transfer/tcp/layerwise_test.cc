@@ -119,14 +119,8 @@ TEST_P(Layerwise, FillsBlocksLayerByLayerAndChunkByChunk) {
     kv::KvLayout d_layout = kLayout;
     p_layout.block_tokens = from;
     d_layout.block_tokens = to;
-    CallingPair pair({.choice = GetParam().choice,
-                      .tls = GetParam().tls,
-                      .layout = p_layout,
-                      .secret = "0123456789abcdef"},
-                     {.choice = GetParam().choice,
-                      .tls = GetParam().tls,
-                      .layout = d_layout,
-                      .secret = "0123456789abcdef"});
+    CallingPair pair(options_of(GetParam(), {.layout = p_layout, .secret = "0123456789abcdef"}),
+                     options_of(GetParam(), {.layout = d_layout, .secret = "0123456789abcdef"}));
     uint64_t seed = 0;
     for (const Row& row : {Row{1, 0, 8}, Row{16, 0, 16}, Row{97, 0, 97}, Row{97, 0, 10}, Row{250, to, 40},
                            Row{250, 3 * to, 100}, Row{191, to, 1}, Row{200, 200, 64}}) {
@@ -157,8 +151,7 @@ TEST_P(Layerwise, FillsBlocksLayerByLayerAndChunkByChunk) {
 
 // Passes that end early are computed again, perhaps over other positions: what was announced stays as it is.
 TEST_P(Layerwise, AnnouncesEachLayerOnceWhateverPassesDo) {
-  CallingPair pair({.choice = GetParam().choice, .tls = GetParam().tls},
-                   {.choice = GetParam().choice, .tls = GetParam().tls});
+  CallingPair pair(options_of(GetParam()), options_of(GetParam()));
   const Row row{96, 0, 0};
   pair.reserve(row, 1);
   pair.run_until([&] { return !pair.p->ready.empty(); });
@@ -178,8 +171,7 @@ TEST_P(Layerwise, AnnouncesEachLayerOnceWhateverPassesDo) {
 }
 
 TEST_P(Layerwise, WhatIsGivenAwayWhileItMovesDoesNotLand) {
-  CallingPair pair({.choice = GetParam().choice, .tls = GetParam().tls},
-                   {.choice = GetParam().choice, .tls = GetParam().tls});
+  CallingPair pair(options_of(GetParam()), options_of(GetParam()));
   pair.reserve({64, 0, 0}, 1);
   pair.run_until([&] { return !pair.p->ready.empty(); });
   for (uint32_t layer = 0; layer < kLayout.layers; ++layer) pair.compute(layer, 0, 64);
@@ -189,8 +181,7 @@ TEST_P(Layerwise, WhatIsGivenAwayWhileItMovesDoesNotLand) {
 }
 
 TEST_P(Layerwise, AClaimOfWhatNobodyExpectsIsSentAway) {
-  CallingPair pair({.choice = GetParam().choice, .tls = GetParam().tls},
-                   {.choice = GetParam().choice, .tls = GetParam().tls});
+  CallingPair pair(options_of(GetParam()), options_of(GetParam()));
   pair.p->source->promise({.id = pair.handover,
                            .transfer = pair.transfer,
                            .host = "127.0.0.1",
@@ -207,8 +198,7 @@ TEST_P(Layerwise, AClaimOfWhatNobodyExpectsIsSentAway) {
 }
 
 TEST_P(Layerwise, AnotherLifeOfDGetsNothing) {
-  CallingPair pair({.choice = GetParam().choice, .tls = GetParam().tls},
-                   {.choice = GetParam().choice, .tls = GetParam().tls});
+  CallingPair pair(options_of(GetParam()), options_of(GetParam()));
   pair.d->incarnation = random_id<Incarnation>();  // the promise names one that is gone
   pair.reserve({16, 0, 16}, 1);
   pair.run_until([&] { return !pair.p->released.empty() && !pair.d->outcomes.empty(); });

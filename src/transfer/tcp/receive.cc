@@ -42,20 +42,34 @@ std::span<std::byte> SocketMover::missing(Connection& connection) {
   return {};
 }
 
+// The count of bytes that were there; nothing if there are none now.
+Result<std::optional<size_t>> SocketMover::receive(Connection& connection, std::span<std::byte> space) {
+  if (connection.tls) return connection.tls->receive(space);
+  while (true) {
+    const ssize_t got = recv(connection.fd.get(), space.data(), space.size(), 0);
+    if (got > 0) return std::optional<size_t>(static_cast<size_t>(got));
+    if (got == 0) return fail(Code::kUnavailable, "the peer closed the connection");
+    if (errno == EAGAIN) return std::optional<size_t>();
+    if (errno != EINTR) return fail(Code::kUnavailable, fmt::format("receive: {}", std::strerror(errno)));
+  }
+}
+
 Result<void> SocketMover::read(Connection& connection) {
   size_t turn = 0;
-  while (turn < kTurnBytes) {
+  // What TLS has decrypted no epoll tells of.
+  while (turn < kTurnBytes || (connection.tls && connection.tls->has_pending())) {
     const std::span<std::byte> space = missing(connection);
-    const ssize_t got = recv(connection.fd.get(), space.data(), space.size(), 0);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0 && errno == EAGAIN) return {};
-    if (got < 0) return fail(Code::kUnavailable, fmt::format("receive: {}", std::strerror(errno)));
-    if (got == 0) return fail(Code::kUnavailable, "the peer closed the connection");
+    TRY(const std::optional<size_t> got, receive(connection, space));
+    if (!got) return {};
     connection.last_received = now_;
-    connection.filled += static_cast<size_t>(got);
-    turn += static_cast<size_t>(got);
+    connection.filled += *got;
+    turn += *got;
+    if (connection.phase < Phase::kUp && connection.reading == Reading::kHead && connection.filled >= 3 &&
+        net::looks_like_tls(std::span(connection.head_bytes).first(connection.filled))) {
+      return fail(Code::kDenied, "TLS: the peer speaks it, expected --kv-tls-certfile here too");
+    }
     // A body may be empty: then its part is finished as soon as it begins.
-    while (static_cast<size_t>(got) == space.size() && missing(connection).empty()) {
+    while (*got == space.size() && missing(connection).empty()) {
       TRY_DO(finish_part(connection));
     }
   }

@@ -21,7 +21,7 @@ void SocketMover::post(Connection& connection, const Message& message) {
 }
 
 Result<void> SocketMover::write(Connection& connection) {
-  if (connection.phase <= Phase::kConnecting) return {};
+  if (connection.phase <= Phase::kTls) return {};
   size_t turn = 0;
   bool blocked = false;
   while (!blocked && turn < kTurnBytes) {
@@ -44,18 +44,42 @@ Result<void> SocketMover::write(Connection& connection) {
   return {};
 }
 
+// Writes of `head` and then `bytes` what follows their first `done`, which grows. True when the socket takes
+// no more before their end.
+Result<bool> SocketMover::send_some(Connection& connection, std::span<const std::byte> head,
+                                    std::span<const std::byte> bytes, size_t& done) {
+  while (done < head.size() + bytes.size()) {
+    const std::span<const std::byte> first = head.subspan(std::min(done, head.size()));
+    const std::span<const std::byte> second = bytes.subspan(done - (head.size() - first.size()));
+    if (connection.tls) {
+      TRY(const std::optional<size_t> sent, connection.tls->send(first.empty() ? second : first));
+      if (!sent) return true;
+      done += *sent;
+    } else {
+      std::array<iovec, 2> parts{};
+      size_t count = 0;
+      for (const std::span<const std::byte> part : {first, second})
+        if (!part.empty()) parts[count++] = {const_cast<std::byte*>(part.data()), part.size()};
+      msghdr message{};
+      message.msg_iov = parts.data();
+      message.msg_iovlen = count;
+      const ssize_t sent = sendmsg(connection.fd.get(), &message, MSG_NOSIGNAL);
+      if (sent < 0 && errno == EINTR) continue;
+      if (sent < 0 && errno == EAGAIN) return true;
+      if (sent < 0) return fail(Code::kUnavailable, fmt::format("send: {}", std::strerror(errno)));
+      done += static_cast<size_t>(sent);
+    }
+    connection.last_sent = now_;
+  }
+  return false;
+}
+
 // True when the socket takes no more.
 Result<bool> SocketMover::write_messages(Connection& connection) {
   while (!connection.outgoing.empty()) {
     const std::vector<std::byte>& bytes = connection.outgoing.front();
-    const ssize_t sent = send(connection.fd.get(), bytes.data() + connection.outgoing_done,
-                              bytes.size() - connection.outgoing_done, MSG_NOSIGNAL);
-    if (sent < 0 && errno == EINTR) continue;
-    if (sent < 0 && errno == EAGAIN) return true;
-    if (sent < 0) return fail(Code::kUnavailable, fmt::format("send: {}", std::strerror(errno)));
-    connection.last_sent = now_;
-    connection.outgoing_done += static_cast<size_t>(sent);
-    if (connection.outgoing_done < bytes.size()) continue;
+    TRY(const bool blocked, send_some(connection, bytes, {}, connection.outgoing_done));
+    if (blocked) return true;
     connection.outgoing_bytes -= bytes.size();
     connection.outgoing_done = 0;
     connection.outgoing.pop_front();
@@ -113,23 +137,8 @@ bool SocketMover::next_frame(Connection& connection) {
 
 Result<bool> SocketMover::write_frame(Connection& connection) {
   OutFrame& out = *connection.out_frame;
-  const size_t total = out.head.size() + out.frame.bytes;
-  while (out.done < total) {
-    std::array<iovec, 2> parts{};
-    size_t count = 0;
-    if (out.done < out.head.size()) parts[count++] = {out.head.data() + out.done, out.head.size() - out.done};
-    const size_t at = out.done < out.head.size() ? 0 : out.done - out.head.size();
-    parts[count++] = {const_cast<std::byte*>(out.bytes) + at, out.frame.bytes - at};
-    msghdr message{};
-    message.msg_iov = parts.data();
-    message.msg_iovlen = count;
-    const ssize_t sent = sendmsg(connection.fd.get(), &message, MSG_NOSIGNAL);
-    if (sent < 0 && errno == EINTR) continue;
-    if (sent < 0 && errno == EAGAIN) return true;
-    if (sent < 0) return fail(Code::kUnavailable, fmt::format("send: {}", std::strerror(errno)));
-    connection.last_sent = now_;
-    out.done += static_cast<size_t>(sent);
-  }
+  TRY(const bool blocked, send_some(connection, out.head, std::span(out.bytes, out.frame.bytes), out.done));
+  if (blocked) return true;
   end_out_frame(connection);
   return false;
 }

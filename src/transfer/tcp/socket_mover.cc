@@ -160,7 +160,9 @@ void SocketMover::serve_connecting(Connection& connection, uint32_t events) {
   if ((events & EPOLLOUT) == 0) return;
   connection.wants_write = false;
   watch(connection.fd.get(), value(connection.id), false, false);
-  say_hello(connection);
+  if (!config_.tls) return say_hello(connection);
+  begin_tls(connection, net::TlsRole::kConnects);
+  if (auto shaken = serve_tls(connection); !shaken) lose(connection.id, shaken.error());
 }
 
 void SocketMover::run(Send& command) {
@@ -282,6 +284,7 @@ void SocketMover::accept_peers() {
     connection->began = connection->last_received = connection->last_sent = now_;
     connection->fd = std::move(fd);
     watch(connection->fd.get(), value(connection->id), false, true);
+    if (config_.tls) begin_tls(*connection, net::TlsRole::kAccepts);
     connections_.emplace(connection->id, std::move(connection));
   }
 }
@@ -338,6 +341,11 @@ void SocketMover::serve(uint64_t key, uint32_t events) {
   if (connection == nullptr) return;
   if (is_arena) return take_arena(*connection);
   if (connection->phase == Phase::kConnecting) return serve_connecting(*connection, events);
+  if (connection->phase == Phase::kTls) {
+    auto shaken = serve_tls(*connection);
+    if (!shaken) return lose(peer, shaken.error());
+    if (connection->phase == Phase::kTls) return;
+  }
   if ((events & EPOLLOUT) != 0) {
     if (auto written = write(*connection); !written) return lose(peer, written.error());
   }

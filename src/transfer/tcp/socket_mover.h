@@ -9,6 +9,10 @@
 // safe: a grant is looked up again for every read, so nothing is stored after StopStores; and a block whose
 // transfer did not end in Landed holds bytes that nobody reads (the engine computes them anew).
 //
+// With a TLS context every byte of the connection goes through TLS, and so does KV that travels by tcp; local
+// stays (nothing leaves the host), a fabric does not exist then. Both sides have one, or they refuse each
+// other.
+//
 // A slow or hostile peer costs only its own connection: handshakes have a deadline, connections, frames and
 // waiting bytes a bound, silence an end.
 #pragma once
@@ -28,6 +32,7 @@
 #include "net/peer_auth.h"
 #include "net/resolver.h"
 #include "net/socket.h"
+#include "net/tls.h"
 #include "transfer/grant.h"
 #include "transfer/local/copier.h"
 #include "transfer/mover.h"
@@ -50,6 +55,7 @@ struct SocketMoverConfig {
   std::optional<net::Address> listen;  // P in the pull order, D in the layer-wise one; port 0: any
   Identity identity;
   std::optional<net::ClusterSecret> secret;
+  std::shared_ptr<const net::TlsContext> tls;  // nullptr: what travels is neither encrypted nor signed
   TransportChoice choice = TransportChoice::kAuto;
   std::string ucx_transports;  // UCX_TLS; empty: ucx::choose_transports
   Duration heartbeat = std::chrono::milliseconds(250);
@@ -79,6 +85,7 @@ class SocketMover final : public KvMover {
   enum class Phase : uint8_t {
     kResolving,
     kConnecting,
+    kTls,
     kHello,
     kChallenge,
     kProof,
@@ -121,6 +128,7 @@ class SocketMover final : public KvMover {
     PeerId id{};
     net::Fd fd;
     net::Fd local_fd;  // caller: to the listener's Unix socket, kept so that its end is seen
+    std::optional<net::TlsSession> tls;
     std::string name;  // "host:port"
     std::string host;  // D: as it was asked for
     uint16_t port = 0;
@@ -199,6 +207,9 @@ class SocketMover final : public KvMover {
   Connection* find(PeerId peer);
 
   // handshake.cc
+  void begin_tls(Connection& connection, net::TlsRole role);
+  Result<void> serve_tls(Connection& connection);
+  static bool refuse_plainly(Connection& connection, const Error& error);
   void say_hello(Connection& connection);
   Result<void> take_handshake(Connection& connection, Message& message);
   Result<void> take_hello(Connection& connection, Hello& hello);
@@ -231,6 +242,7 @@ class SocketMover final : public KvMover {
 
   // receive.cc
   Result<void> read(Connection& connection);
+  static Result<std::optional<size_t>> receive(Connection& connection, std::span<std::byte> space);
   Result<void> finish_part(Connection& connection);
   Result<void> take_message(Connection& connection, Message& message);
   Result<void> take_announce(Connection& connection, Announce& announce);
@@ -243,6 +255,8 @@ class SocketMover final : public KvMover {
 
   // send.cc
   void post(Connection& connection, const Message& message);
+  Result<bool> send_some(Connection& connection, std::span<const std::byte> head,
+                         std::span<const std::byte> bytes, size_t& done);
   Result<void> write(Connection& connection);
   Result<bool> write_messages(Connection& connection);
   Result<bool> write_frame(Connection& connection);

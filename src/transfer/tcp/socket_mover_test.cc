@@ -26,8 +26,8 @@ void expect_equal_blocks(const Side& p, const std::vector<BlockId>& source, cons
 class EachTransport : public testing::TestWithParam<Way> {};
 
 TEST_P(EachTransport, MovesRandomBlocksAndGivesThemBackOnce) {
-  const Pair pair({.choice = GetParam().choice, .tls = GetParam().tls, .secret = "0123456789abcdef"},
-                  {.choice = GetParam().choice, .tls = GetParam().tls, .secret = "0123456789abcdef"});
+  const Pair pair(options_of(GetParam(), {.secret = "0123456789abcdef"}),
+                  options_of(GetParam(), {.secret = "0123456789abcdef"}));
   const auto handover = random_id<HandoverId>();
   const uint32_t tokens = 16 * 20 + 5;
   const std::vector<BlockId> held = shuffled_blocks(21, 1);
@@ -49,8 +49,7 @@ TEST_P(EachTransport, MovesRandomBlocksAndGivesThemBackOnce) {
 
 TEST_P(EachTransport, MovesBlocksThatNeedSeveralFrames) {
   const kv::KvLayout large{.layers = 24, .kv_heads = 8, .head_dim = 128, .block_tokens = 16};
-  const Pair pair({.choice = GetParam().choice, .tls = GetParam().tls, .layout = large},
-                  {.choice = GetParam().choice, .tls = GetParam().tls, .layout = large});
+  const Pair pair(options_of(GetParam(), {.layout = large}), options_of(GetParam(), {.layout = large}));
   const auto handover = random_id<HandoverId>();
   const std::vector<BlockId> held = shuffled_blocks(16, 3);
   pair.p->source->hold({handover, held, 256, "hash"}, pair.p->clock.now());
@@ -115,8 +114,8 @@ TEST_P(EachTransport, MovesTheRightTokensBetweenAllPairsOfBlockSizes) {
       kv::KvLayout target_layout = kLayout;
       source_layout.block_tokens = source_tokens;
       target_layout.block_tokens = target_tokens;
-      const Pair pair({.choice = GetParam().choice, .tls = GetParam().tls, .layout = source_layout},
-                      {.choice = GetParam().choice, .tls = GetParam().tls, .layout = target_layout});
+      const Pair pair(options_of(GetParam(), {.layout = source_layout}),
+                      options_of(GetParam(), {.layout = target_layout}));
       fill(*pair.d->arena, 2);
       uint64_t seed = 0;
       for (const uint32_t tokens : {1U, 16U, 33U, 64U, 97U, 191U, 192U, 250U}) {
@@ -155,8 +154,8 @@ TEST_P(EachTransport, MovesLargePiecesBetweenBlocksOfTwoSizes) {
     kv::KvLayout source_layout{.layers = 8, .kv_heads = 8, .head_dim = 128, .block_tokens = source_tokens};
     kv::KvLayout target_layout = source_layout;
     target_layout.block_tokens = target_tokens;
-    const Pair pair({.choice = GetParam().choice, .tls = GetParam().tls, .layout = source_layout},
-                    {.choice = GetParam().choice, .tls = GetParam().tls, .layout = target_layout});
+    const Pair pair(options_of(GetParam(), {.layout = source_layout}),
+                    options_of(GetParam(), {.layout = target_layout}));
     const Held held{200, target_tokens, shuffled_blocks(source_layout.blocks_for(200), 1),
                     shuffled_blocks(target_layout.blocks_for(200) - 1, 2)};
     const std::vector<std::byte> before(kBlocks * target_layout.block_bytes());
@@ -172,8 +171,7 @@ TEST_P(EachTransport, MovesLargePiecesBetweenBlocksOfTwoSizes) {
 }
 
 TEST_P(EachTransport, RefusesBlocksThatPHasGivenAway) {
-  const Pair pair({.choice = GetParam().choice, .tls = GetParam().tls},
-                  {.choice = GetParam().choice, .tls = GetParam().tls});
+  const Pair pair(options_of(GetParam()), options_of(GetParam()));
   const auto handover = random_id<HandoverId>();
   const std::vector<BlockId> held = shuffled_blocks(4, 1);
   pair.p->source->hold({handover, held, 64, "hash"}, pair.p->clock.now());
@@ -187,8 +185,7 @@ TEST_P(EachTransport, RefusesBlocksThatPHasGivenAway) {
 }
 
 TEST_P(EachTransport, NoticesThatThePeerIsGone) {
-  const Pair pair({.choice = GetParam().choice, .tls = GetParam().tls},
-                  {.choice = GetParam().choice, .tls = GetParam().tls});
+  const Pair pair(options_of(GetParam()), options_of(GetParam()));
   const auto handover = random_id<HandoverId>();
   pair.p->source->hold({handover, shuffled_blocks(4, 1), 64, "hash"}, pair.p->clock.now());
   const Expected expected = pair.expect(handover, 64);
@@ -202,8 +199,7 @@ TEST_P(EachTransport, NoticesThatThePeerIsGone) {
 }
 
 TEST_P(EachTransport, TakesASilentPeerForDead) {
-  const Pair pair({.choice = GetParam().choice, .tls = GetParam().tls},
-                  {.choice = GetParam().choice, .tls = GetParam().tls});
+  const Pair pair(options_of(GetParam()), options_of(GetParam()));
   const auto handover = random_id<HandoverId>();
   pair.p->source->hold({handover, shuffled_blocks(4, 1), 64, "hash"}, pair.p->clock.now());
   const Expected expected = pair.expect(handover, 64);
@@ -218,6 +214,12 @@ TEST_P(EachTransport, TakesASilentPeerForDead) {
 
 INSTANTIATE_TEST_SUITE_P(SocketMover, EachTransport, testing::ValuesIn(kWays),
                          [](const auto& info) { return info.param.name; });
+
+std::shared_ptr<const net::TlsContext> strangers_tls() {
+  static const net::TestAuthority authority("strangers");
+  static const auto context = *net::TlsContext::create(authority.sign("stranger"));
+  return context;
+}
 
 struct RefusalRow {
   const char* name;
@@ -236,6 +238,23 @@ TEST(SocketMover, RefusesPeersThatDoNotFit) {
                "secrets", {.secret = "0123456789abcdef"}, {.secret = "0123456789abcdeF"}, "proof is wrong"},
            RefusalRow{"no secret", {.secret = "0123456789abcdef"}, {}, "the peer has none, expected one"},
            RefusalRow{"only D", {}, {.secret = "0123456789abcdef"}, "the peer has one, expected none"},
+           RefusalRow{"only P speaks TLS",
+                      {.encrypted = true},
+                      {},
+                      "TLS: the peer does not speak it, expected --kv-tls-certfile there too"},
+           RefusalRow{"only D speaks TLS", {}, {.encrypted = true}, "the peer does not speak TLS"},
+           RefusalRow{"another authority's P",
+                      {.adjust = [](SocketMoverConfig& config) { config.tls = strangers_tls(); }},
+                      {.encrypted = true},
+                      "expected one of this cluster's authority"},
+           RefusalRow{"another authority's D",
+                      {.encrypted = true},
+                      {.adjust = [](SocketMoverConfig& config) { config.tls = strangers_tls(); }},
+                      "expected one of this cluster's authority"},
+           RefusalRow{"secrets within TLS",
+                      {.encrypted = true, .secret = "0123456789abcdef"},
+                      {.encrypted = true, .secret = "0123456789abcdeF"},
+                      "proof is wrong"},
            RefusalRow{"model", {}, {.fingerprint = "beef"}, "fingerprint: peer has beef, expected f00d"},
            RefusalRow{"heads", {}, {.layout = other_heads}, "kv_heads: peer has 4, expected 2"},
            RefusalRow{"dtype", {}, {.layout = other_dtype}, "dtype: peer has float32, expected bfloat16"},
@@ -248,6 +267,17 @@ TEST(SocketMover, RefusesPeersThatDoNotFit) {
     EXPECT_NE(pair.d->outcomes[0].error->message.find(row.says), std::string::npos)
         << pair.d->outcomes[0].error->message;
   }
+}
+
+TEST(SocketMover, EncryptsNothingThatUcxMoves) {
+  auto arena = *kv::KvArena::create(kLayout, kBlocks, random_id<Incarnation>());
+  SocketMoverConfig config;
+  config.identity.layout = kLayout;
+  config.choice = TransportChoice::kUcx;
+  config.tls = test_tls();
+  const auto mover = SocketMover::create(std::move(config), *arena);
+  ASSERT_FALSE(mover);
+  EXPECT_EQ(mover.error().message, "--kv-transport ucx: UCX does not encrypt, expected no TLS beside it");
 }
 
 TEST(SocketMover, NamesThePortThatIsTaken) {
@@ -359,6 +389,21 @@ TEST(SocketMover, EndsAConnectionThatSendsGarbage) {
     peer.send_bytes(head);
   });
   EXPECT_NE(size.find("frame head: body_bytes"), std::string::npos) << size;
+}
+
+// The first bytes of TLS may come one by one, and what follows them looks like nothing in particular.
+TEST(SocketMover, WaitsForTheRestOfATlsHandshake) {
+  const auto p = make_side({.encrypted = true, .listens = true});
+  RawPeer raw(p->mover->port());
+  for (const std::byte byte :
+       {std::byte{22}, std::byte{3}, std::byte{1}, std::byte{2}, std::byte{0}, std::byte{1}}) {
+    raw.send_bytes(std::span(&byte, 1));
+    for (int i = 0; i < 5; ++i) p->step();
+    ASSERT_FALSE(raw.is_closed());
+  }
+  const Time until = p->clock.now() + kPatience;
+  while (!raw.is_closed() && p->clock.now() < until) p->step();
+  EXPECT_TRUE(raw.is_closed()) << "the handshake has no end";
 }
 
 TEST(SocketMover, EndsAHandshakeThatNobodyAnswers) {

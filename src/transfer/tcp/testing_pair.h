@@ -14,6 +14,7 @@
 #include <random>
 #include <vector>
 
+#include "net/testing_certificates.h"
 #include "transfer/source.h"
 #include "transfer/target.h"
 #include "transfer/tcp/socket_mover.h"
@@ -61,16 +62,19 @@ struct Way {
   const char* name;
   TransportChoice choice;
   Transport transport;
-  std::string tls = {};  // UCX's transports
+  std::string ucx_transports = {};
+  bool encrypted = false;
 };
 inline const Way kWays[] = {{"local", TransportChoice::kLocal, Transport::kLocal},
                             {"tcp", TransportChoice::kTcp, Transport::kTcp},
+                            {"tcp_tls", TransportChoice::kTcp, Transport::kTcp, "", true},
                             {"ucx_shared_memory", TransportChoice::kUcx, Transport::kUcx, "posix"},
                             {"ucx_tcp", TransportChoice::kUcx, Transport::kUcx, "tcp"}};
 
 struct Options {
   TransportChoice choice = TransportChoice::kAuto;
-  std::string tls = {};
+  std::string ucx_transports = {};
+  bool encrypted = false;
   kv::KvLayout layout = kLayout;
   uint32_t blocks = kBlocks;
   std::string secret = {};
@@ -78,6 +82,21 @@ struct Options {
   bool listens = false;
   std::function<void(SocketMoverConfig&)> adjust = {};
 };
+
+inline Options options_of(const Way& way, Options options = {}) {
+  options.choice = way.choice;
+  options.ucx_transports = way.ucx_transports;
+  options.encrypted = way.encrypted;
+  return options;
+}
+
+// A member of the one cluster of these tests.
+inline std::shared_ptr<const net::TlsContext> test_tls() {
+  static const net::TestAuthority authority("transfer");
+  static const std::shared_ptr<const net::TlsContext> context =
+      *net::TlsContext::create(authority.sign("instance"));
+  return context;
+}
 
 inline std::unique_ptr<Side> make_side(const Options& options) {
   auto side = std::make_unique<Side>();
@@ -90,8 +109,9 @@ inline std::unique_ptr<Side> make_side(const Options& options) {
   config.identity.layout = options.layout;
   config.identity.boot_id = boot_id();
   config.choice = options.choice;
-  config.ucx_transports = options.tls;
+  config.ucx_transports = options.ucx_transports;
   if (!options.secret.empty()) config.secret = *net::ClusterSecret::from_bytes(options.secret);
+  if (options.encrypted) config.tls = test_tls();
   if (options.adjust) options.adjust(config);
   auto mover = SocketMover::create(std::move(config), *side->arena);
   EXPECT_TRUE(mover) << mover.error().message;

@@ -16,7 +16,7 @@ extern "C" const char* __lsan_default_suppressions() {
 namespace baton::transfer::tcp {
 namespace {
 
-const Options kShared{.choice = TransportChoice::kUcx, .tls = "posix"};
+const Options kShared{.choice = TransportChoice::kUcx, .ucx_transports = "posix"};
 
 TEST(Fabric, IsChosenOnlyWhereAPortIsUp) {
   const std::filesystem::path root = std::filesystem::temp_directory_path() / random_id<TransferId>().hex();
@@ -53,8 +53,9 @@ struct Moving {
   Expected expected;
   std::vector<BlockId> target = shuffled_blocks(4, 2);
 
-  explicit Moving(const char* tls)
-      : pair({.choice = TransportChoice::kUcx, .tls = tls}, {.choice = TransportChoice::kUcx, .tls = tls}) {
+  explicit Moving(const char* ucx_transports)
+      : pair({.choice = TransportChoice::kUcx, .ucx_transports = ucx_transports},
+             {.choice = TransportChoice::kUcx, .ucx_transports = ucx_transports}) {
     const auto handover = random_id<HandoverId>();
     pair.p->source->hold({handover, shuffled_blocks(4, 1), 64, "hash"}, pair.p->clock.now());
     expected = pair.expect(handover, 64);
