@@ -29,10 +29,12 @@ function(baton_room name)
 
   add_library(baton_${name} STATIC ${sources})
   target_link_libraries(baton_${name} PUBLIC ${deps})
+  baton_precompiled(baton_${name} rooms)
 
   if(BATON_TESTS AND tests)
     add_executable(baton_${name}_test ${tests})
     target_link_libraries(baton_${name}_test PRIVATE baton_${name} GTest::gtest_main)
+    baton_precompiled(baton_${name}_test tests)
     target_compile_definitions(baton_${name}_test PRIVATE BATON_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
     add_test(NAME ${name} COMMAND baton_${name}_test --gtest_brief=1)
     set_tests_properties(${name} PROPERTIES LABELS fast TIMEOUT 300)

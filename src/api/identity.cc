@@ -57,26 +57,24 @@ std::optional<Role> parse_role(std::string_view name) {
 std::string render_identity(const InstanceIdentity& identity) {
   std::string out = fmt::format("{{\"protocol\":{},\"version\":", identity.protocol);
   append_json_string(out, identity.version);
-  fmt::format_to(std::back_inserter(out),
-                 ",\"role\":\"{}\",\"hands_over\":{},\"incarnation\":\"{}\",\"engine_id\":",
-                 role_name(identity.role), identity.hands_over, identity.incarnation.hex());
+  out += fmt::format(",\"role\":\"{}\",\"hands_over\":{},\"incarnation\":\"{}\",\"engine_id\":",
+                     role_name(identity.role), identity.hands_over, identity.incarnation.hex());
   append_json_string(out, identity.engine_id);
   out += ",\"fingerprint\":";
   append_json_string(out, identity.fingerprint);
   out += ",\"kv_dtype\":";
   append_json_string(out, identity.kv_dtype);
-  fmt::format_to(
-      std::back_inserter(out),
+  out += fmt::format(
       ",\"block_size\":{},\"max_model_len\":{},\"tensor_parallel_size\":{},\"kv_port\":{},\"order\":\"{}\","
       "\"resume\":{}",
       identity.block_size, identity.max_model_len, identity.tensor_parallel_size, identity.kv_port,
       order_name(identity.order), identity.resume);
   if (const auto& speeds = identity.speeds) {
-    fmt::format_to(std::back_inserter(out),
-                   ",\"speeds\":{{\"prefill_step_ns\":{},\"prefill_tokens_per_s\":{},\"handover_ns\":{},"
-                   "\"handover_bytes_per_s\":{},\"kv_bytes_per_token\":{}}}",
-                   speeds->prefill_step.count(), speeds->prefill_tokens_per_s, speeds->handover.count(),
-                   speeds->handover_bytes_per_s, speeds->kv_bytes_per_token);
+    out += fmt::format(
+        ",\"speeds\":{{\"prefill_step_ns\":{},\"prefill_tokens_per_s\":{},\"handover_ns\":{},"
+        "\"handover_bytes_per_s\":{},\"kv_bytes_per_token\":{}}}",
+        speeds->prefill_step.count(), speeds->prefill_tokens_per_s, speeds->handover.count(),
+        speeds->handover_bytes_per_s, speeds->kv_bytes_per_token);
   }
   out += '}';
   return out;

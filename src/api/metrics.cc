@@ -214,8 +214,7 @@ std::span<const double> choice_count_buckets() { return kChoices; }
 void Exposition::family(std::string_view name, Type type, std::string_view help) {
   constexpr std::array<std::string_view, 3> kNames = {"counter", "gauge", "histogram"};
   name_ = name;
-  fmt::format_to(std::back_inserter(out_), "# HELP {} {}\n# TYPE {} {}\n", name, help, name,
-                 kNames[static_cast<size_t>(type)]);
+  out_ += fmt::format("# HELP {} {}\n# TYPE {} {}\n", name, help, name, kNames[static_cast<size_t>(type)]);
 }
 
 void Exposition::line(std::string_view suffix, const Labels& labels, std::string_view le, double value) {

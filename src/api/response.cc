@@ -120,7 +120,7 @@ void append_completion_logprobs(std::string& out, const std::vector<PositionLogp
 void append_prompt_logprobs(std::string& out, const std::vector<PositionLogprobs>& positions) {
   const auto append = [&out](const Candidate& token) {
     if (out.back() != '{') out += ',';
-    fmt::format_to(std::back_inserter(out), "\"{}\":{{\"logprob\":", token.token);
+    out += fmt::format("\"{}\":{{\"logprob\":", token.token);
     append_logprob(out, token.logprob);
     out += ",\"rank\":";
     append_json_integer(out, token.rank);
@@ -167,12 +167,11 @@ void append_finish(std::string& out, std::optional<FinishReason> reason, const S
 }
 
 void append_usage_object(std::string& out, const Usage& usage) {
-  fmt::format_to(std::back_inserter(out),
-                 "{{\"prompt_tokens\":{},\"total_tokens\":{},\"completion_tokens\":{}", usage.prompt_tokens,
-                 usage.prompt_tokens + usage.completion_tokens, usage.completion_tokens);
+  out +=
+      fmt::format("{{\"prompt_tokens\":{},\"total_tokens\":{},\"completion_tokens\":{}", usage.prompt_tokens,
+                  usage.prompt_tokens + usage.completion_tokens, usage.completion_tokens);
   if (usage.cached_tokens) {
-    fmt::format_to(std::back_inserter(out), ",\"prompt_tokens_details\":{{\"cached_tokens\":{}}}",
-                   *usage.cached_tokens);
+    out += fmt::format(",\"prompt_tokens_details\":{{\"cached_tokens\":{}}}", *usage.cached_tokens);
   }
   out += '}';
 }

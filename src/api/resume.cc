@@ -42,9 +42,9 @@ void append_ids(std::string& out, const std::vector<TokenId>& ids) {
 void append_head(std::string& out, const ResumeHead& head) {
   out += "\"head\":{\"id\":";
   append_json_string(out, head.id);
-  fmt::format_to(std::back_inserter(out),
-                 ",\"created\":{},\"seed\":{},\"cached_tokens\":{},\"digest\":\"{:016x}\"{}}}", head.created,
-                 head.seed, head.cached_tokens, head.digest, head.handed_over ? ",\"handed_over\":true" : "");
+  out += fmt::format(",\"created\":{},\"seed\":{},\"cached_tokens\":{},\"digest\":\"{:016x}\"{}}}",
+                     head.created, head.seed, head.cached_tokens, head.digest,
+                     head.handed_over ? ",\"handed_over\":true" : "");
 }
 
 Result<uint64_t> read_digest(const json::object& object) {

@@ -23,11 +23,9 @@ Result<std::string> read_timing_name(const json::object& part, std::string_view 
 }
 
 void append_placement(const Placement& placement, std::string& out) {
-  fmt::format_to(std::back_inserter(out), R"(,"prefill_on":"{}","prefill_reason":"{}")", placement.on,
-                 placement.reason);
+  out += fmt::format(R"(,"prefill_on":"{}","prefill_reason":"{}")", placement.on, placement.reason);
   if (const auto& estimate = placement.estimate) {
-    fmt::format_to(
-        std::back_inserter(out),
+    out += fmt::format(
         R"(,"prefill_estimate":{{"prompt_tokens":{:.0f},"cached_tokens":{:.0f},"delayed":{},"local_ns":{},"handover_ns":{}}})",
         estimate->prompt_tokens, estimate->cached_tokens, estimate->delayed, estimate->local.count(),
         estimate->handover.count());

@@ -68,7 +68,7 @@ Result<void> add_description(FieldHash& hash, std::string_view kind, const Check
 
 std::string Fingerprint::hex() const {
   std::string text;
-  for (const uint8_t byte : sha256) fmt::format_to(std::back_inserter(text), "{:02x}", byte);
+  for (const uint8_t byte : sha256) text += fmt::format("{:02x}", byte);
   return text;
 }
 

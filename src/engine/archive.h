@@ -8,7 +8,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <iterator>
 #include <optional>
 #include <span>
 #include <string>
@@ -70,12 +69,12 @@ class Reader {
     if (!ok()) return;
     for (const Place& place : path_) {
       if (place.name.empty()) {
-        fmt::format_to(std::back_inserter(error_), "[{}]", place.index);
+        error_ += fmt::format("[{}]", place.index);
       } else {
-        fmt::format_to(std::back_inserter(error_), "{}{}", error_.empty() ? "" : ".", place.name);
+        error_ += fmt::format("{}{}", error_.empty() ? "" : ".", place.name);
       }
     }
-    fmt::format_to(std::back_inserter(error_), "{}{}", error_.empty() ? "" : ": ", what);
+    error_ += fmt::format("{}{}", error_.empty() ? "" : ": ", what);
   }
   void enter(std::string_view name) { path_.push_back({name, 0}); }
   void enter(size_t index) { path_.push_back({{}, index}); }

@@ -174,8 +174,7 @@ api::ReceiptChoice DrawnChoice::receipt(bool with_ids) const {
   api::ReceiptChoice out;
   out.tokens = receipt_of_tokens(tokens_, with_ids);
   if (!knows_logprobs_ || tokens_.empty()) return out;
-  for (const uint8_t byte : logprobs_hash_)
-    fmt::format_to(std::back_inserter(out.logprobs_hash), "{:02x}", byte);
+  for (const uint8_t byte : logprobs_hash_) out.logprobs_hash += fmt::format("{:02x}", byte);
   return out;
 }
 
