@@ -60,7 +60,8 @@ float read_bytes(const std::byte* bytes, size_t n) {
       const float* from = p + s * apart + i;
 #pragma clang loop unroll(full)
       for (size_t v = 0; v < 8; ++v) {
-        L::prefetch(from + v * 16 + kStreamAheadBytes / sizeof(float));
+        L::prefetch_far(from + v * 16 + kStreamFarBytes / sizeof(float));
+        L::prefetch(from + v * 16 + kStreamNearBytes / sizeof(float));
         acc[v] = L::add(acc[v], L::load(from + v * 16));
       }
     }

@@ -270,7 +270,8 @@ template <class L, class Run, int kRows, int kStreams>
 #pragma clang loop unroll(full)
       for (size_t u = 0; u < kSteps; ++u) {
         const size_t here = at + u * Run::kRun;
-        L::prefetch(w[c] + from + here + kStreamAheadBytes / sizeof(typename Run::W));
+        L::prefetch_far(w[c] + from + here + kStreamFarBytes / sizeof(typename Run::W));
+        L::prefetch(w[c] + from + here + kStreamNearBytes / sizeof(typename Run::W));
         const auto column = Run::load_w(w[c] + from + here);
 #pragma clang loop unroll(full)
         for (size_t r = 0; r < kRows; ++r) {
