@@ -21,7 +21,8 @@ SOURCE, BUILD = WORK / "src", WORK / "build"
 COPIED = ["CMakeLists.txt", "CMakePresets.json", "ARCHITECTURE.md", "cmake", "src", "tests/CMakeLists.txt", "tests/simulation", "tests/traces",
           "tools"]
 LINKED = ["models", "tests/golden", "tests/fuzz", "docs"]
-TEST_SECONDS_MAX = 60  # a mutant may hang; that is noticed too
+TEST_SECONDS_MAX = 300  # of the unbroken sources
+MUTANT_SECONDS_MIN = 60  # a mutant may hang; that is noticed after so long, or three times what its test takes unbroken
 JOBS = "2"
 
 
@@ -89,17 +90,20 @@ def test_command(patch: Patch) -> list[str]:
     return [str(BUILD / patch.test[0]), "--gtest_brief=1", *patch.test[1:]]
 
 
-def check_unbroken(patches: list[Patch]) -> dict[str, str]:
-    """What is wrong with each patch whose named test does not pass before anything is broken."""
+def check_unbroken(patches: list[Patch]) -> tuple[dict[str, str], dict[str, float]]:
+    """What is wrong with each patch whose named test does not pass before anything is broken; how long a mutant of each may run."""
     status, output = build(sorted({target for patch in patches for target in patch.targets}))
     if status != 0:
         raise SystemExit(f"{output}\nmutations: the unbroken sources do not build")
     verdicts: dict[tuple[str, ...], str] = {}
+    limits: dict[tuple[str, ...], float] = {}
     for patch in patches:
         key = tuple(patch.test)
         if key in verdicts:
             continue
+        began = time.monotonic()
         status, output = run(test_command(patch), BUILD, TEST_SECONDS_MAX)
+        limits[key] = max(MUTANT_SECONDS_MIN, 3 * (time.monotonic() - began))
         ran = re.search(r"\[  PASSED  \] (\d+) test", output)
         if status != 0:
             verdicts[key] = f"its test fails on the unbroken sources ({status}):\n{output[-2000:]}"
@@ -107,20 +111,21 @@ def check_unbroken(patches: list[Patch]) -> dict[str, str]:
             verdicts[key] = "its filter names no test"
         else:
             verdicts[key] = ""
-    return {patch.name: verdicts[tuple(patch.test)] for patch in patches if verdicts[tuple(patch.test)]}
+    wrong = {patch.name: verdicts[tuple(patch.test)] for patch in patches if verdicts[tuple(patch.test)]}
+    return wrong, {patch.name: limits[tuple(patch.test)] for patch in patches}
 
 
-def noticed_by(status: int, output: str) -> str:
+def noticed_by(status: int, output: str, seconds: float) -> str:
     failed = list(dict.fromkeys(re.findall(r"\[  FAILED  \] (\w[\w/]*\.[\w/]+)", output)))
     if failed:
         return ", ".join(failed[:2]) + (f" and {len(failed) - 2} more" if len(failed) > 2 else "")
     if status == 124:
-        return f"no end after {TEST_SECONDS_MAX} s"
+        return f"no end after {seconds:.0f} s"
     died = re.findall(r"CHECK|Sanitizer|Segmentation", output)
     return f"the test died ({status}{', ' + died[0] if died else ''})"
 
 
-def try_mutant(patch: Patch) -> tuple[bool, str]:
+def try_mutant(patch: Patch, seconds: float) -> tuple[bool, str]:
     originals = {file: (SOURCE / file).read_bytes() for file in patch.files if (SOURCE / file).is_file()}
     status, output = run(["git", "apply", str(patch.path)], SOURCE)
     if status != 0:
@@ -131,8 +136,8 @@ def try_mutant(patch: Patch) -> tuple[bool, str]:
         status, output = build(patch.targets)
         if status != 0:
             return False, f"does not compile:\n{output[-2000:]}"
-        status, output = run(test_command(patch), BUILD, TEST_SECONDS_MAX)
-        return (True, noticed_by(status, output)) if status != 0 else (False, "SURVIVED")
+        status, output = run(test_command(patch), BUILD, seconds)
+        return (True, noticed_by(status, output, seconds)) if status != 0 else (False, "SURVIVED")
     finally:
         for file, data in originals.items():
             (SOURCE / file).write_bytes(data)
@@ -152,13 +157,13 @@ def main() -> int:
     began = time.monotonic()
     copy_sources()
     configure()
-    wrong = check_unbroken(patches)
+    wrong, limits = check_unbroken(patches)
     print(f"mutations: the unbroken copy builds and {len(patches) - len(wrong)} of {len(patches)} named tests pass, "
           f"{time.monotonic() - began:.0f} s", flush=True)
     failed = 0
     for patch in patches:
         start = time.monotonic()
-        good, verdict = (False, wrong[patch.name]) if patch.name in wrong else try_mutant(patch)
+        good, verdict = (False, wrong[patch.name]) if patch.name in wrong else try_mutant(patch, limits[patch.name])
         failed += not good
         print(f"{'caught' if good else 'FAILED':8}{patch.name:42}{time.monotonic() - start:5.0f} s  {verdict}", flush=True)
     print(f"{len(patches) - failed} passed, {failed} failed")
