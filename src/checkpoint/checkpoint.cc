@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <boost/json.hpp>
+#include <charconv>
 #include <set>
 #include <utility>
 
@@ -89,6 +90,16 @@ bool is_tolerated(std::string_view name, const ModelConfig& config) {
   return name.ends_with(".rotary_emb.inv_freq") || (config.tie_word_embeddings && name == "lm_head.weight");
 }
 
+// Layers behind the last one predict further tokens (DeepSeek-AI 2024b, 2.2): no part of the main model.
+bool is_of_later_layer(std::string_view name, const ModelConfig& config) {
+  constexpr std::string_view kPrefix = "model.layers.";
+  if (config.mla.kv_lora_rank == 0 || !name.starts_with(kPrefix)) return false;
+  size_t layer = 0;
+  const char* begin = name.data() + kPrefix.size();
+  const auto [end, error] = std::from_chars(begin, name.data() + name.size(), layer);
+  return error == std::errc() && end != name.data() + name.size() && *end == '.' && layer >= config.layers;
+}
+
 struct Located {
   const Tensor* tensor;
   const SafetensorsFile* file;
@@ -122,7 +133,12 @@ Result<void> match(Directory all, Checkpoint& checkpoint) {
                 fmt::format("{}: tensor {}: missing, expected by config.json ({} missing in all)", where,
                             missing.front(), missing.size()));
   }
+  size_t later = 0;
   for (const auto& [name, located] : all) {
+    if (is_of_later_layer(name, checkpoint.config)) {
+      ++later;
+      continue;
+    }
     if (!is_tolerated(name, checkpoint.config)) {
       return fail(Code::kCorrupt,
                   fmt::format("{}: tensor {} {}: surplus, {} with {} layers has no such tensor",
@@ -130,6 +146,11 @@ Result<void> match(Directory all, Checkpoint& checkpoint) {
                               architecture_name(checkpoint.config.architecture), checkpoint.config.layers));
     }
     checkpoint.notices.push_back(fmt::format("{}: tensor {}: ignored", located.file->file.path(), name));
+  }
+  if (later > 0) {
+    checkpoint.notices.push_back(
+        fmt::format("{}: {} tensors of layers from {} on, which predict further tokens: ignored", where,
+                    later, checkpoint.config.layers));
   }
   return {};
 }

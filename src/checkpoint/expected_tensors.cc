@@ -25,7 +25,25 @@ class TensorList {
   std::vector<ExpectedTensor> tensors_;
 };
 
+void add_latent_attention(const ModelConfig& config, const std::string& name, TensorList& list) {
+  const MlaConfig& mla = config.mla;
+  const uint64_t query_width = config.query_heads * (mla.nope_dim + mla.rope_dim);
+  if (mla.q_lora_rank == 0) {
+    list.add_linear(name + ".q_proj", query_width, config.hidden_size, false);
+  } else {
+    list.add_linear(name + ".q_a_proj", mla.q_lora_rank, config.hidden_size, false);
+    list.add(name + ".q_a_layernorm.weight", {mla.q_lora_rank});
+    list.add_linear(name + ".q_b_proj", query_width, mla.q_lora_rank, false);
+  }
+  list.add_linear(name + ".kv_a_proj_with_mqa", mla.kv_lora_rank + mla.rope_dim, config.hidden_size, false);
+  list.add(name + ".kv_a_layernorm.weight", {mla.kv_lora_rank});
+  list.add_linear(name + ".kv_b_proj", config.query_heads * (mla.nope_dim + mla.value_dim), mla.kv_lora_rank,
+                  false);
+  list.add_linear(name + ".o_proj", config.hidden_size, config.query_heads * mla.value_dim, false);
+}
+
 void add_attention(const ModelConfig& config, const std::string& name, TensorList& list) {
+  if (config.mla.kv_lora_rank > 0) return add_latent_attention(config, name, list);
   const uint64_t query_width = config.query_heads * config.head_dim;
   const uint64_t kv_width = config.kv_heads * config.head_dim;
   list.add_linear(name + ".q_proj", query_width, config.hidden_size, config.qkv_bias);
@@ -55,6 +73,10 @@ std::vector<ExpectedTensor> expected_tensors(const ModelConfig& config) {
     list.add_linear(name + ".mlp.gate", config.moe.experts, hidden, false);
     for (size_t expert = 0; expert < config.moe.experts; ++expert) {
       list.add_mlp(fmt::format("{}.mlp.experts.{}", name, expert), hidden, config.moe.intermediate_size);
+    }
+    if (config.moe.choice_bias) list.add(name + ".mlp.gate.e_score_correction_bias", {config.moe.experts});
+    if (config.moe.shared_intermediate_size > 0) {
+      list.add_mlp(name + ".mlp.shared_experts", hidden, config.moe.shared_intermediate_size);
     }
   }
   list.add("model.norm.weight", {hidden});

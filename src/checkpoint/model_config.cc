@@ -26,10 +26,17 @@ struct ArchitectureName {
   std::string_view name;
   Architecture architecture;
 };
-constexpr std::array<ArchitectureName, 4> kArchitectures = {{{"Qwen3ForCausalLM", Architecture::kQwen3},
-                                                             {"Qwen3MoeForCausalLM", Architecture::kQwen3Moe},
-                                                             {"Qwen2ForCausalLM", Architecture::kQwen2},
-                                                             {"LlamaForCausalLM", Architecture::kLlama}}};
+constexpr std::array<ArchitectureName, 6> kArchitectures = {
+    {{"Qwen3ForCausalLM", Architecture::kQwen3},
+     {"Qwen3MoeForCausalLM", Architecture::kQwen3Moe},
+     {"Qwen2ForCausalLM", Architecture::kQwen2},
+     {"LlamaForCausalLM", Architecture::kLlama},
+     {"DeepseekV3ForCausalLM", Architecture::kDeepseekV3},
+     {"DeepseekV2ForCausalLM", Architecture::kDeepseekV2}}};
+
+bool is_deepseek(const ModelConfig& config) {
+  return config.architecture == Architecture::kDeepseekV3 || config.architecture == Architecture::kDeepseekV2;
+}
 
 std::string known_architectures() {
   std::vector<std::string_view> names;
@@ -59,17 +66,34 @@ DType read_dtype(JsonFields& fields) {
   return DType::kBf16;
 }
 
+void read_yarn(JsonFields& scaling, RopeConfig& rope) {
+  rope.original_max_position_embeddings =
+      static_cast<double>(scaling.count("original_max_position_embeddings", 1, kPositionsMax));
+  rope.beta_fast = scaling.number("beta_fast", 1e-3, 1e6, 32.0);
+  rope.beta_slow = scaling.number("beta_slow", 1e-3, 1e6, 1.0);
+  rope.mscale = scaling.number("mscale", 0.0, 1e3, 1.0);
+  rope.mscale_all_dim = scaling.number("mscale_all_dim", 0.0, 1e3, 0.0);
+  if (rope.beta_fast <= rope.beta_slow) {
+    scaling.reject("beta_fast",
+                   fmt::format("{}, expected more than beta_slow {}", rope.beta_fast, rope.beta_slow));
+  }
+}
+
 // The inner object of transformers 4 (`rope_scaling`) or 5 (`rope_parameters`, which also holds rope_theta).
-void read_scaling(JsonFields& scaling, RopeConfig& rope) {
+void read_scaling(JsonFields& scaling, bool has_yarn, RopeConfig& rope) {
   const std::string type = scaling.text(scaling.has("rope_type") ? "rope_type" : "type", "default");
   if (type == "default") return;
-  if (type != "linear" && type != "llama3") {
-    scaling.reject("rope_type", type + ", expected default, linear or llama3");
+  if (type != "linear" && type != "llama3" && !(type == "yarn" && has_yarn)) {
+    scaling.reject("rope_type",
+                   fmt::format("{}, expected default, linear{} or llama3", type, has_yarn ? ", yarn" : ""));
     return;
   }
-  rope.scaling = type == "linear" ? RopeScaling::kLinear : RopeScaling::kLlama3;
+  rope.scaling = type == "linear" ? RopeScaling::kLinear
+                 : type == "yarn" ? RopeScaling::kYarn
+                                  : RopeScaling::kLlama3;
   rope.factor = scaling.number("factor", 1.0, 1e6);
   if (rope.scaling == RopeScaling::kLinear) return;
+  if (rope.scaling == RopeScaling::kYarn) return read_yarn(scaling, rope);
   rope.low_freq_factor = scaling.number("low_freq_factor", 1e-3, 1e6);
   rope.high_freq_factor = scaling.number("high_freq_factor", 1e-3, 1e6);
   rope.original_max_position_embeddings =
@@ -80,7 +104,7 @@ void read_scaling(JsonFields& scaling, RopeConfig& rope) {
   }
 }
 
-RopeConfig read_rope(JsonFields& fields, const std::string& file_name) {
+RopeConfig read_rope(JsonFields& fields, const std::string& file_name, bool has_yarn) {
   constexpr double kThetaMin = 1.0;
   constexpr double kThetaMax = 1e15;
   RopeConfig rope;
@@ -96,9 +120,25 @@ RopeConfig read_rope(JsonFields& fields, const std::string& file_name) {
     scaling.reject("rope_theta", fmt::format("{}, expected the outer rope_theta {}", *theta, *outer_theta));
   }
   rope.theta = theta.value_or(rope.theta);
-  read_scaling(scaling, rope);
+  read_scaling(scaling, has_yarn, rope);
   if (scaling.failure()) fields.reject(key, scaling.failure()->message.substr(place.size() + 2));
   return rope;
+}
+
+void read_latent_attention(JsonFields& fields, ModelConfig& config) {
+  MlaConfig& mla = config.mla;
+  config.query_heads = fields.count("num_attention_heads", 1, kHeadsMax);
+  config.kv_heads = config.query_heads;
+  if (fields.has("q_lora_rank")) mla.q_lora_rank = fields.count("q_lora_rank", 1, kWidthMax);
+  mla.kv_lora_rank = fields.count("kv_lora_rank", 1, kHeadDimMax);
+  mla.nope_dim = fields.count("qk_nope_head_dim", 1, kHeadDimMax);
+  mla.rope_dim = fields.count("qk_rope_head_dim", 2, kHeadDimMax);
+  mla.value_dim = fields.count("v_head_dim", 1, kHeadDimMax);
+  config.head_dim = mla.nope_dim + mla.rope_dim;
+  if (mla.rope_dim % 2 != 0) {
+    fields.reject("qk_rope_head_dim", fmt::format("{}, expected an even number", mla.rope_dim));
+  }
+  if (fields.boolean("attention_bias", false)) fields.reject("attention_bias", "true, expected false");
 }
 
 void read_attention(JsonFields& fields, ModelConfig& config) {
@@ -132,8 +172,51 @@ void read_attention(JsonFields& fields, ModelConfig& config) {
       config.architecture == Architecture::kQwen3 || config.architecture == Architecture::kQwen3Moe;
 }
 
+// The keys that DeepSeek's two generations share; V3 scores by sigmoid and chooses with a bias.
+void read_deepseek_experts(JsonFields& fields, ModelConfig& config) {
+  MoeConfig& moe = config.moe;
+  if (!fields.has("n_routed_experts")) return;
+  moe.experts = fields.count("n_routed_experts", 1, kExpertsMax);
+  moe.experts_per_token = fields.count("num_experts_per_tok", 1, moe.experts);
+  moe.intermediate_size = fields.count("moe_intermediate_size", 1, kWidthMax);
+  moe.norm_topk_prob = fields.boolean("norm_topk_prob", config.architecture == Architecture::kDeepseekV3);
+  moe.scaling = static_cast<float>(fields.number("routed_scaling_factor", 1e-6, 1e6, 1.0));
+  if (fields.has("n_shared_experts")) {
+    moe.shared_intermediate_size = fields.count("n_shared_experts", 0, kExpertsMax) * moe.intermediate_size;
+  }
+  const bool is_v3 = config.architecture == Architecture::kDeepseekV3;
+  const std::string scoring = fields.text("scoring_func", is_v3 ? "sigmoid" : "softmax");
+  if (scoring != "sigmoid" && scoring != "softmax") {
+    fields.reject("scoring_func", scoring + ", expected sigmoid or softmax");
+  }
+  moe.sigmoid = scoring == "sigmoid";
+  const std::string method = fields.text("topk_method", is_v3 ? "noaux_tc" : "greedy");
+  if (method != "noaux_tc" && method != "greedy" && method != "group_limited_greedy") {
+    fields.reject("topk_method", method + ", expected noaux_tc, group_limited_greedy or greedy");
+  }
+  moe.choice_bias = method == "noaux_tc";
+  if (method != "greedy") {
+    moe.groups = fields.count("n_group", 1, moe.experts, 1);
+    moe.groups_per_token = fields.count("topk_group", 1, moe.groups, moe.groups);
+    if (moe.experts % moe.groups != 0) {
+      fields.reject("n_group",
+                    fmt::format("{}, expected a divisor of n_routed_experts {}", moe.groups, moe.experts));
+    } else if (moe.experts_per_token > moe.groups_per_token * (moe.experts / moe.groups)) {
+      fields.reject(
+          "num_experts_per_tok",
+          fmt::format("{}, expected at most the {} experts of topk_group {} groups", moe.experts_per_token,
+                      moe.groups_per_token * (moe.experts / moe.groups), moe.groups_per_token));
+    }
+  }
+  const size_t first = fields.count("first_k_dense_replace", 0, kLayersMax, 0);
+  const size_t step = fields.count("moe_layer_freq", 1, kLayersMax, 1);
+  for (size_t layer = 0; layer < config.layers; ++layer)
+    config.layer_is_moe[layer] = layer >= first && layer % step == 0;
+}
+
 void read_experts(JsonFields& fields, ModelConfig& config) {
   config.layer_is_moe.assign(config.layers, false);
+  if (is_deepseek(config)) return read_deepseek_experts(fields, config);
   if (config.architecture != Architecture::kQwen3Moe) return;
   MoeConfig& moe = config.moe;
   moe.experts = fields.count("num_experts", 0, kExpertsMax);
@@ -205,8 +288,12 @@ Result<ModelConfig> parse_model_config(std::string_view text, std::string_view f
   config.max_position_embeddings = fields.count("max_position_embeddings", 1, kPositionsMax);
   config.rms_norm_eps = static_cast<float>(fields.number("rms_norm_eps", 1e-12, 1.0, 1e-6));
   config.tie_word_embeddings = fields.boolean("tie_word_embeddings", false);
-  read_attention(fields, config);
-  config.rope = read_rope(fields, std::string(file_name));
+  if (is_deepseek(config)) {
+    read_latent_attention(fields, config);
+  } else {
+    read_attention(fields, config);
+  }
+  config.rope = read_rope(fields, std::string(file_name), is_deepseek(config));
   read_experts(fields, config);
   config.dtype = read_dtype(fields);
   config.eos_token_ids = read_token_ids(fields, "eos_token_id", config.vocab_size);

@@ -18,7 +18,7 @@ namespace baton::checkpoint {
 
 inline constexpr size_t kConfigBytesMax = 16U << 20;
 
-enum class Architecture : uint8_t { kQwen3, kQwen3Moe, kQwen2, kLlama };
+enum class Architecture : uint8_t { kQwen3, kQwen3Moe, kQwen2, kLlama, kDeepseekV3, kDeepseekV2 };
 
 // "Qwen3ForCausalLM", ...: the names in config.json's `architectures`.
 std::string_view architecture_name(Architecture architecture);
@@ -28,23 +28,43 @@ enum class RopeScaling : uint8_t {
   kNone,
   kLinear,  // all frequencies divided by `factor`
   kLlama3,  // low frequencies divided by `factor`, smooth in between (Llama 3.1)
+  kYarn,    // low frequencies divided by `factor`, a ramp in between (Peng et al. 2023)
 };
 
 struct RopeConfig {
   double theta = 10000.0;
   RopeScaling scaling = RopeScaling::kNone;
-  double factor = 1.0;
+  double factor = 1.0;                          // at least 1
   double low_freq_factor = 1.0;                 // kLlama3
   double high_freq_factor = 4.0;                // kLlama3
-  double original_max_position_embeddings = 0;  // kLlama3
+  double original_max_position_embeddings = 0;  // kLlama3, kYarn
+  double beta_fast = 32.0;      // kYarn: rotations within the original length above which nothing changes
+  double beta_slow = 1.0;       // kYarn: and below which a frequency is divided whole
+  double mscale = 1.0;          // kYarn, of DeepSeek: cos and sin times m(mscale) / m(mscale_all_dim),
+  double mscale_all_dim = 0.0;  // scores times m(mscale_all_dim)^2; m(x) = 0.1 x ln(factor) + 1
 };
 
-// Mixture of experts (Qwen3-MoE).
+// Multi-head latent attention (DeepSeek-AI 2024): K and V are expanded from one latent per token.
+struct MlaConfig {
+  size_t q_lora_rank = 0;   // 0: q comes straight from the hidden state
+  size_t kv_lora_rank = 0;  // width of the latent; 0: no such attention
+  size_t nope_dim = 0;      // of a head of q and K: the part without rotary positions, which comes first
+  size_t rope_dim = 0;      // and the rotated part; one for all heads of K
+  size_t value_dim = 0;     // of a head of V
+};
+
+// Mixture of experts (Qwen3-MoE, DeepSeek).
 struct MoeConfig {
   size_t experts = 0;            // 0: every layer is dense
   size_t experts_per_token = 0;  // 1..experts
   size_t intermediate_size = 0;  // of one expert
   bool norm_topk_prob = false;   // the chosen weights are divided by their sum
+  bool sigmoid = false;          // an expert's score is the sigmoid of its logit, not the softmax over all
+  bool choice_bias = false;      // e_score_correction_bias is added to the scores, for the choice alone
+  size_t groups = 1;             // of neighbouring experts; 1: no groups
+  size_t groups_per_token = 1;   // only experts of that many groups are chosen
+  float scaling = 1.0F;          // of the weights, last
+  size_t shared_intermediate_size = 0;  // of the expert that every token takes; 0: none
 };
 
 struct ModelConfig {
@@ -54,8 +74,8 @@ struct ModelConfig {
   size_t hidden_size = 0;
   size_t layers = 0;
   size_t query_heads = 0;
-  size_t kv_heads = 0;           // divides query_heads
-  size_t head_dim = 0;           // even; query_heads x head_dim need not be hidden_size
+  size_t kv_heads = 0;  // divides query_heads
+  size_t head_dim = 0;  // even; query_heads x head_dim need not be hidden_size. MLA: nope_dim + rope_dim
   size_t intermediate_size = 0;  // of a dense MLP
   size_t max_position_embeddings = 0;
   float rms_norm_eps = 1e-6F;
@@ -64,6 +84,7 @@ struct ModelConfig {
   bool output_bias = false;          // o_proj has one
   bool qk_norm = false;              // q_norm, k_norm [head_dim] before rope
   bool tie_word_embeddings = false;  // logits use the embedding; no lm_head
+  MlaConfig mla;
   MoeConfig moe;
   std::vector<bool> layer_is_moe;      // [layers]
   DType dtype = DType::kBf16;          // what the file says its weights are; the tensors decide

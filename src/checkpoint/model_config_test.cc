@@ -44,6 +44,55 @@ TEST(ModelConfig, ALayerHasExpertsUnlessItIsListedOrNotOnTheStep) {
   EXPECT_FALSE(config->moe.norm_topk_prob);
 }
 
+// A valid DeepSeek-V3 config with `extra` added.
+std::string deepseek_with(std::string_view extra) {
+  return qwen3_with(R"("architectures":["DeepseekV3ForCausalLM"],"q_lora_rank":80,"kv_lora_rank":64,"qk_nope_head_dim":24,
+    "qk_rope_head_dim":16,"v_head_dim":20,"n_routed_experts":16,"num_experts_per_tok":4,"moe_intermediate_size":32,
+    "n_shared_experts":2,"n_group":4,"topk_group":2,"routed_scaling_factor":2.5,"first_k_dense_replace":1,
+    "rope_scaling":{"type":"yarn","factor":40,"original_max_position_embeddings":4096,"mscale":1.0,"mscale_all_dim":0.7})" +
+                    std::string(extra.empty() ? "" : ",") + std::string(extra));
+}
+
+TEST(ModelConfig, ReadsTheTwoGenerationsOfDeepseek) {
+  const auto v3 = parse_model_config(deepseek_with(""), "config.json");
+  ASSERT_TRUE(v3.has_value()) << v3.error().message;
+  EXPECT_EQ(v3->mla.kv_lora_rank, 64U);
+  EXPECT_EQ(v3->head_dim, 40U);
+  EXPECT_EQ(v3->layer_is_moe, (std::vector<bool>{false, true, true, true}));
+  EXPECT_TRUE(v3->moe.sigmoid && v3->moe.choice_bias && v3->moe.norm_topk_prob);
+  EXPECT_EQ(v3->moe.groups, 4U);
+  EXPECT_EQ(v3->moe.groups_per_token, 2U);
+  EXPECT_EQ(v3->moe.scaling, 2.5F);
+  EXPECT_EQ(v3->moe.shared_intermediate_size, 64U);
+  EXPECT_EQ(v3->rope.scaling, RopeScaling::kYarn);
+  EXPECT_EQ(v3->rope.beta_fast, 32.0);
+  EXPECT_EQ(v3->rope.mscale_all_dim, 0.7);
+  const auto v2 = parse_model_config(
+      deepseek_with(R"("architectures":["DeepseekV2ForCausalLM"],"q_lora_rank":null)"), "config.json");
+  ASSERT_TRUE(v2.has_value()) << v2.error().message;
+  EXPECT_EQ(v2->mla.q_lora_rank, 0U);
+  EXPECT_FALSE(v2->moe.sigmoid || v2->moe.choice_bias || v2->moe.norm_topk_prob);
+  EXPECT_EQ(v2->moe.groups, 1U) << "greedy: no groups";
+}
+
+TEST(ModelConfig, EachWrongValueOfDeepseekIsNamed) {
+  const std::pair<const char*, const char*> rows[] = {
+      {R"("kv_lora_rank":null)", "kv_lora_rank: missing, expected an integer from 1"},
+      {R"("qk_rope_head_dim":15)", "qk_rope_head_dim: 15, expected an even number"},
+      {R"("scoring_func":"tanh")", "scoring_func: tanh, expected sigmoid or softmax"},
+      {R"("topk_method":"best")", "topk_method: best, expected noaux_tc, group_limited_greedy or greedy"},
+      {R"("n_group":3,"topk_group":2)", "n_group: 3, expected a divisor of n_routed_experts 16"},
+      {R"("n_group":8,"topk_group":1)", "num_experts_per_tok: 4, expected at most the 2 experts of topk_group 1 groups"},
+      {R"("attention_bias":true)", "attention_bias: true, expected false"},
+      {R"("rope_scaling":{"type":"yarn","factor":2,"original_max_position_embeddings":64,"beta_fast":1})",
+       "beta_fast: 1, expected more than beta_slow 1"}};
+  for (const auto& [extra, message] : rows) {
+    const auto config = parse_model_config(deepseek_with(extra), "config.json");
+    ASSERT_FALSE(config.has_value()) << extra;
+    EXPECT_NE(config.error().message.find(message), std::string::npos) << config.error().message;
+  }
+}
+
 TEST(ModelConfig, EachWrongValueIsNamedWithItsKeyAndTheExpectation) {
   struct Row {
     const char* extra;

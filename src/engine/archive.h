@@ -342,7 +342,7 @@ void mover_part(A& a, T& x) {
     FIELDS(a, x.protocol, x.engine_id, x.incarnation, x.fingerprint, x.layout, x.tp_size, x.dp_size,
            x.boot_id, x.max_model_len);
   } else if constexpr (Same<T, kv::KvLayout>) {
-    FIELDS(a, x.layers, x.kv_heads, x.head_dim, x.block_tokens, x.dtype);
+    FIELDS(a, x.layers, x.kind, x.kv_heads, x.head_dim, x.block_tokens, x.dtype);
   } else {
     request_part(a, x);
   }

@@ -255,7 +255,10 @@ std::vector<Engine::LogitRow> Engine::fill_batch(const Plan& plan, BatchRows& ba
   for (uint32_t i = 0; i < plan.rows.size(); ++i) {
     const auto& [request, sequence, rows] = plan.rows[i];
     const uint32_t first = sequence->computed;
-    batch.sequences.push_back({.rows = rows, .first_position = first, .blocks = sequence->table.blocks});
+    batch.sequences.push_back({.rows = rows,
+                               .first_position = first,
+                               .blocks = sequence->table.blocks,
+                               .prompt_tokens = request->prompt_size()});
     const bool wants_prompt = !request->prompt_logprobs.empty() && request->stage == Stage::kPrompt;
     for (uint32_t position = first; position < first + rows; ++position) {
       const bool for_prompt = wants_prompt && position + 1 < request->prompt_size();
@@ -352,8 +355,10 @@ void Engine::commit(const Plan& plan, std::vector<Drawn>& drawn) {
     if (failed.contains(ranks[i])) continue;
     const auto& [request, sequence, rows] = plan.rows[i];
     sequence->computed += rows;
+    const uint32_t as_a_prompt =
+        model_.info().answer_has_own_form ? request->prompt_size() : sequence->computed;
     cache_.index_full_blocks(sequence->table, request->request.cache_salt, sequence->tokens,
-                             sequence->computed);
+                             std::min(sequence->computed, as_a_prompt));
     if (drawn[i].tokens.empty()) continue;
     if (request->stage == Stage::kPrompt) {
       end_prompt(*request);

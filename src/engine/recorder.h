@@ -28,7 +28,7 @@
 namespace baton::engine {
 
 inline constexpr std::array<char, 8> kRecordMagic = {'B', 'A', 'T', 'O', 'N', 'R', 'E', 'C'};
-inline constexpr uint32_t kRecordVersion = 6;
+inline constexpr uint32_t kRecordVersion = 7;
 inline constexpr size_t kRecordBytesMax = size_t{64} << 20;
 
 // Bounds of what is read. No running instance is beyond them: check_config and kv::arena_blocks see to it.

@@ -34,17 +34,22 @@ namespace baton::kernels {
 
 inline constexpr size_t kTile = 64;   // positions per step of the online softmax
 inline constexpr size_t kSpan = 512;  // positions per partial result; a multiple of kTile
-inline constexpr size_t kHeadDimMax = 256;
+inline constexpr size_t kHeadDimMax = 576;
+inline constexpr size_t kValueDimMax = 512;
 
-// One layer of a paged KV cache as raw geometry. K of (block, head h, token t) starts at
-//   base + block * block_stride + ((0 * kv_heads + h) * block_size + t) * head_dim * size_of(dtype)
-// and V at the same with 1 in place of 0: [block][K|V][kv_head][token][head_dim].
+// One layer of a paged KV cache as raw geometry. K of (block, head h, token t) starts `h * block_size + t`
+// rows of head_dim elements behind base + block * block_stride, and V as many rows of value_dim elements
+// behind the K of all heads: [block][K|V][kv_head][token][head_dim or value_dim]. With values_in_keys the V
+// of a token is the beginning of its K, and there is one kv head, [block][token][head_dim]: the cache of
+// multi-head latent attention.
 struct KvLayer {
   std::byte* base = nullptr;
-  size_t block_stride = 0;     // bytes from one block of this layer to the next
-  size_t block_size = 0;       // tokens, a multiple of 16
-  size_t kv_heads = 0;         // of this rank
-  size_t head_dim = 0;         // even, a multiple of 16, at most kHeadDimMax
+  size_t block_stride = 0;  // bytes from one block of this layer to the next
+  size_t block_size = 0;    // tokens, a multiple of 16
+  size_t kv_heads = 0;      // of this rank
+  size_t head_dim = 0;      // of q and K: a multiple of 16, at most kHeadDimMax
+  size_t value_dim = 0;     // of V and the result: a multiple of 16, at most kValueDimMax
+  bool values_in_keys = false;
   DType dtype = DType::kBf16;  // kBf16 or kF32
 };
 
@@ -57,7 +62,8 @@ struct RowSpan {
   size_t first_position = 0;
 };
 
-// Writes k, v [rows, kv_heads * head_dim] of the KvLayer's dtype into the cache at the rows' positions.
+// Writes k [rows, kv_heads * head_dim] and v [rows, kv_heads * value_dim] of the KvLayer's dtype into the
+// cache at the rows' positions. With values_in_keys there is no v.
 void store_kv(const Cpu& cpu, const KvLayer& kv, std::span<const RowSpan> spans, ConstMatrix k,
               ConstMatrix v);
 
@@ -65,7 +71,7 @@ struct Attention {
   KvLayer kv;
   std::span<const RowSpan> spans;
   ConstMatrix q;    // [rows, heads * head_dim] of kv.dtype; head h uses kv head h / (heads / kv_heads)
-  Matrix out;       // as q
+  Matrix out;       // [rows, heads * value_dim] of kv.dtype
   float scale = 0;  // usually 1 / sqrt(head_dim)
 };
 

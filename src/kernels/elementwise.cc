@@ -1,6 +1,7 @@
 #include "kernels/elementwise.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "kernels/cpu/ops.h"
@@ -90,18 +91,56 @@ void rms_norm_heads(const Cpu& cpu, Matrix x, ConstVector weight, float epsilon)
   });
 }
 
-void rope(const Cpu& cpu, Matrix x, const RopeTable& table, std::span<const uint32_t> positions) {
-  const size_t head_dim = 2 * table.half();
-  CHECK(head_dim > 0 && x.cols % head_dim == 0, "{} columns, heads of {}", x.cols, head_dim);
+namespace {
+
+void check_positions(ConstMatrix x, const RopeTable& table, std::span<const uint32_t> positions) {
   CHECK(positions.size() == x.rows && is_activation(x.dtype), "{} positions, {} rows of {}", positions.size(),
         x.rows, dtype_name(x.dtype));
   for (const uint32_t position : positions) {
     CHECK(position < table.positions(), "position {} of {}", position, table.positions());
   }
+}
+
+// Elements 0, 2, 4, ... before 1, 3, 5, ...
+template <class T>
+void part_pairs(void* head, size_t half) {
+  T* elements = static_cast<T*>(head);
+  std::array<T, kRopeDimMax / 2> odd;
+  for (size_t i = 0; i < half; ++i) {
+    odd[i] = elements[2 * i + 1];
+    elements[i] = elements[2 * i];
+  }
+  std::copy_n(odd.begin(), half, elements + half);
+}
+
+}  // namespace
+
+void rope(const Cpu& cpu, Matrix x, const RopeTable& table, std::span<const uint32_t> positions) {
+  const size_t head_dim = 2 * table.half();
+  CHECK(head_dim > 0 && x.cols % head_dim == 0, "{} columns, heads of {}", x.cols, head_dim);
+  check_positions(x, table, positions);
   over_rows(cpu, x.rows, x.cols, [&](size_t r) {
     const float* cos = table.cos(positions[r]);
     const float* sin = table.sin(positions[r]);
     for (size_t c = 0; c < x.cols; c += head_dim) cpu.ops().rope(x.at(r, c), cos, sin, x.dtype, table.half());
+  });
+}
+
+void rope_neighbours(const Cpu& cpu, Matrix x, size_t head_dim, const RopeTable& table,
+                     std::span<const uint32_t> positions) {
+  const size_t rotated = 2 * table.half();
+  CHECK(rotated > 0 && rotated <= std::min(head_dim, kRopeDimMax) && x.cols % head_dim == 0,
+        "{} columns, heads of {}, {} rotated", x.cols, head_dim, rotated);
+  check_positions(x, table, positions);
+  over_rows(cpu, x.rows, x.cols, [&](size_t r) {
+    for (size_t c = head_dim - rotated; c < x.cols; c += head_dim) {
+      if (x.dtype == DType::kBf16) {
+        part_pairs<Bf16>(x.at(r, c), table.half());
+      } else {
+        part_pairs<float>(x.at(r, c), table.half());
+      }
+      cpu.ops().rope(x.at(r, c), table.cos(positions[r]), table.sin(positions[r]), x.dtype, table.half());
+    }
   });
 }
 

@@ -64,6 +64,15 @@ class RopeTable {
 // positions [rows]; CHECKs position < table.positions().
 void rope(const Cpu& cpu, Matrix x, const RopeTable& table, std::span<const uint32_t> positions);
 
+inline constexpr size_t kRopeDimMax = 1024;
+
+// Rotates the last 2 * table.half() elements of each head of x [rows, heads * head_dim], neighbours paired
+// (2i, 2i + 1), as DeepSeek does: the same sums and roundings. The first of all pairs then stand before the
+// second ones, as in Hugging Face's code; a product of two vectors so rotated is that of neighbours left in
+// place.
+void rope_neighbours(const Cpu& cpu, Matrix x, size_t head_dim, const RopeTable& table,
+                     std::span<const uint32_t> positions);
+
 // y = round(round(gate / (1 + exp(-gate))) * up): SwiGLU with Hugging Face's roundings. y may be gate or
 // up.
 void silu_mul(const Cpu& cpu, ConstMatrix gate, ConstMatrix up, Matrix y);

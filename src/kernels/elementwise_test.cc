@@ -211,5 +211,36 @@ TEST(ElementwiseDeathTest, DiesOnATokenOutsideTheVocabulary) {
   EXPECT_DEATH(embed(cpu, table.matrix(), std::vector<TokenId>{10}, y.matrix()), "token 10 of 10");
 }
 
+// A rotated pair keeps its length and turns by position * frequency; what lies before the tail stays.
+TEST(Elementwise, NeighboursOfAHeadsTailTurnByThePositionAndStandInHalves) {
+  const std::vector<double> frequencies = {0.7, 0.01};
+  const RopeTable table(frequencies, 64);
+  const std::vector<uint32_t> positions = {0, 3, 63};
+  constexpr size_t kHeads = 2, kHeadDim = 7;  // 3 elements, then 2 pairs
+  for (const DType type : {DType::kF32, DType::kBf16}) {
+    RandomData data(4);
+    const Tensor x = Tensor::random(data, type, positions.size(), kHeads * kHeadDim);
+    const auto before = reference::values(x.matrix());
+    for (const Isa isa : available_isas()) {
+      Tensor y = x;
+      rope_neighbours(Cpu(isa, 1), y.matrix(), kHeadDim, table, positions);
+      const auto after = reference::values(static_cast<const Tensor&>(y).matrix());
+      for (size_t r = 0; r < positions.size(); ++r) {
+        for (size_t head = 0; head < kHeads; ++head) {
+          const size_t at = (r * kHeads + head) * kHeadDim;
+          for (size_t i = 0; i < 3; ++i) EXPECT_EQ(after[at + i], before[at + i]);
+          for (size_t pair = 0; pair < 2; ++pair) {
+            const double a = before[at + 3 + 2 * pair], b = before[at + 3 + 2 * pair + 1];
+            const double angle = positions[r] * frequencies[pair];
+            const double error = 4 * rounding_of(type) + 1e-6;
+            EXPECT_NEAR(after[at + 3 + pair], a * std::cos(angle) - b * std::sin(angle), error);
+            EXPECT_NEAR(after[at + 5 + pair], a * std::sin(angle) + b * std::cos(angle), error);
+          }
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace baton::kernels

@@ -1,7 +1,9 @@
 #include "kernels/experts.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <limits>
 #include <numeric>
 
 #include "kernels/cpu/ops.h"
@@ -13,19 +15,48 @@ namespace {
 
 constexpr size_t kScatteredRows = 64;  // of a task
 
-// The best `count` of `probabilities`, ties to the lowest id, in ascending id.
-void choose(std::span<const float> probabilities, size_t count, uint32_t* experts) {
-  std::vector<uint32_t> order(probabilities.size());
+float as_chosen(float score) { return score == score ? score : -1e30F; }  // NaN: last
+
+// The best `count` of `scores`, ties to the lowest id, in ascending id.
+void choose(std::span<const float> scores, size_t count, uint32_t* experts) {
+  std::vector<uint32_t> order(scores.size());
   std::iota(order.begin(), order.end(), 0U);
   const auto better = [&](uint32_t a, uint32_t b) {
-    const float pa = probabilities[a] == probabilities[a] ? probabilities[a] : -1.0F;  // NaN: last
-    const float pb = probabilities[b] == probabilities[b] ? probabilities[b] : -1.0F;
-    return pa != pb ? pa > pb : a < b;
+    const float sa = as_chosen(scores[a]);
+    const float sb = as_chosen(scores[b]);
+    return sa != sb ? sa > sb : a < b;
   };
   const auto end = order.begin() + static_cast<ptrdiff_t>(count);
   std::partial_sort(order.begin(), end, order.end(), better);
   std::sort(order.begin(), end);
   std::copy(order.begin(), end, experts);
+}
+
+// Experts of groups that are not among the best get -infinity.
+void close_groups(std::span<float> scores, const RoutingRule& rule) {
+  const size_t size = scores.size() / rule.groups;
+  std::vector<float> best(rule.groups);
+  for (size_t g = 0; g < rule.groups; ++g) {
+    const std::span<float> group = scores.subspan(g * size, size);
+    std::array<float, 2> top{-std::numeric_limits<float>::infinity(),
+                             -std::numeric_limits<float>::infinity()};
+    for (const float score : group) {
+      const float s = as_chosen(score);
+      if (s > top[0]) {
+        top = {s, top[0]};
+      } else if (s > top[1]) {
+        top[1] = s;
+      }
+    }
+    best[g] = rule.bias.data != nullptr && size > 1 ? top[0] + top[1] : top[0];
+  }
+  std::vector<uint32_t> order(rule.groups);
+  std::iota(order.begin(), order.end(), 0U);
+  std::ranges::sort(order,
+                    [&](uint32_t a, uint32_t b) { return best[a] != best[b] ? best[a] > best[b] : a < b; });
+  for (size_t i = rule.groups_per_row; i < order.size(); ++i) {
+    std::ranges::fill(scores.subspan(order[i] * size, size), -std::numeric_limits<float>::infinity());
+  }
 }
 
 // The slots of each local expert, one expert after the other.
@@ -53,6 +84,13 @@ Groups group_by_expert(const Routing& routing, size_t first_expert, size_t exper
   return groups;
 }
 
+void sigmoid(const Cpu& cpu, ConstMatrix logits, size_t row, std::span<float> scores) {
+  cpu.ops().convert(logits.at(row, 0), logits.dtype, scores.data(), DType::kF32, scores.size());
+  for (float& score : scores) score = -score;
+  cpu.ops().exp(scores.data(), scores.data(), scores.size());
+  for (float& score : scores) score = 1.0F / (1.0F + score);
+}
+
 // [rows, cols] of the type of x within `memory` from byte `at` on.
 Matrix part(std::byte* memory, size_t& at, DType type, size_t rows, size_t cols) {
   const Matrix m{memory + at, type, rows, cols, cols};
@@ -62,22 +100,38 @@ Matrix part(std::byte* memory, size_t& at, DType type, size_t rows, size_t cols)
 
 }  // namespace
 
-Routing route(const Cpu& cpu, ConstMatrix logits, size_t per_row, bool renormalise) {
+Routing route(const Cpu& cpu, ConstMatrix logits, size_t per_row, const RoutingRule& rule) {
   CHECK(per_row > 0 && per_row <= logits.cols, "{} of {} experts", per_row, logits.cols);
   CHECK(logits.dtype == DType::kF32 || logits.dtype == DType::kBf16, "logits {}", dtype_name(logits.dtype));
+  CHECK(rule.groups > 0 && logits.cols % rule.groups == 0 && rule.groups_per_row > 0 &&
+            rule.groups_per_row <= rule.groups &&
+            per_row <= rule.groups_per_row * (logits.cols / rule.groups),
+        "{} of {} groups of {} experts", rule.groups_per_row, rule.groups, logits.cols);
+  CHECK(rule.bias.data == nullptr || (rule.bias.dtype == DType::kF32 && rule.bias.size == logits.cols),
+        "bias {} [{}]", dtype_name(rule.bias.dtype), rule.bias.size);
   Routing routing{.rows = logits.rows, .per_row = per_row, .expert = {}, .weight = {}};
   routing.expert.resize(logits.rows * per_row);
   routing.weight.resize(logits.rows * per_row);
   cpu.team().run(logits.rows, [&](size_t r) {
-    std::vector<float> probabilities(logits.cols);
-    cpu.ops().softmax(logits.at(r, 0), logits.dtype, probabilities.data(), logits.cols);
+    std::vector<float> scores(logits.cols);
+    if (rule.sigmoid) {
+      sigmoid(cpu, logits, r, scores);
+    } else {
+      cpu.ops().softmax(logits.at(r, 0), logits.dtype, scores.data(), logits.cols);
+    }
+    std::vector<float> chosen_by = scores;
+    for (size_t e = 0; rule.bias.data != nullptr && e < scores.size(); ++e)
+      chosen_by[e] += static_cast<const float*>(rule.bias.data)[e];
+    if (rule.groups > 1) close_groups(chosen_by, rule);
     uint32_t* experts = routing.expert.data() + r * per_row;
     float* weights = routing.weight.data() + r * per_row;
-    choose(probabilities, per_row, experts);
+    choose(chosen_by, per_row, experts);
     float sum = 0;
-    for (size_t i = 0; i < per_row; ++i) sum += weights[i] = probabilities[experts[i]];
-    if (!renormalise) return;
-    for (size_t i = 0; i < per_row; ++i) weights[i] /= sum;
+    for (size_t i = 0; i < per_row; ++i) sum += weights[i] = scores[experts[i]];
+    for (size_t i = 0; i < per_row; ++i) {
+      if (rule.renormalise) weights[i] /= sum;
+      weights[i] *= rule.scaling;
+    }
   });
   return routing;
 }

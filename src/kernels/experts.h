@@ -21,10 +21,25 @@ struct Routing {
   std::vector<float> weight;     // [rows, per_row]
 };
 
-// softmax over the logits of a row (maximum subtracted; exp summed over 16 lanes, then the tree of halves),
-// the per_row largest probabilities, ties to the lowest id; with `renormalise` divided by their sum (added in
-// ascending expert id). logits f32 or bf16 [rows, experts]; NaN logits: CHECKed nowhere, chosen last.
-Routing route(const Cpu& cpu, ConstMatrix logits, size_t per_row, bool renormalise);
+// How logits become a choice and weights.
+struct RoutingRule {
+  bool renormalise = false;  // the weights are divided by their sum (added in ascending expert id)
+  // A score is 1 / (1 + exp(-logit)), not the softmax over the logits of the row (maximum subtracted; exp
+  // summed over 16 lanes, then the tree of halves).
+  bool sigmoid = false;
+  ConstVector bias =
+      {};  // f32 [experts] or none: added to the scores for the choice; the weights are the scores
+  // `groups` runs of neighbouring experts: only those of the best groups_per_row groups are chosen, ties to
+  // the lowest. A group is as good as its two best experts together where there is a bias (DeepSeek-V3), else
+  // as its best (V2).
+  size_t groups = 1;
+  size_t groups_per_row = 1;
+  float scaling = 1.0F;  // of the weights, last
+};
+
+// The per_row experts with the largest scores (and bias), ties to the lowest id. logits f32 or bf16 [rows,
+// experts]; NaN logits: CHECKed nowhere, chosen last.
+Routing route(const Cpu& cpu, ConstMatrix logits, size_t per_row, const RoutingRule& rule);
 
 // One expert's weights, as in the checkpoint.
 struct Expert {

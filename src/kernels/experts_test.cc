@@ -37,7 +37,7 @@ Layer layer(DType type) {
 }
 
 Tensor run(const Cpu& cpu, const Layer& l, ConstMatrix x, ConstMatrix logits, size_t ranks = 1) {
-  const Routing routing = route(cpu, logits, kPerRow, true);
+  const Routing routing = route(cpu, logits, kPerRow, {.renormalise = true});
   Tensor slots(x.dtype, x.rows * kPerRow, kHidden);
   const size_t share = kExperts / ranks;
   for (size_t rank = 0; rank < ranks; ++rank) {
@@ -52,7 +52,7 @@ Tensor run(const Cpu& cpu, const Layer& l, ConstMatrix x, ConstMatrix logits, si
 TEST(Experts, TheRouterPicksTheLargestTiesToTheLowestIdInAscendingOrder) {
   const Cpu cpu(available_isas().back(), 1);
   const std::vector<float> logits = {0, 2, 1, 2, 1, -1, 0, 1};
-  const Routing routing = route(cpu, view(std::span<const float>(logits), 8), 4, true);
+  const Routing routing = route(cpu, view(std::span<const float>(logits), 8), 4, {.renormalise = true});
   EXPECT_EQ(routing.expert, (std::vector<uint32_t>{1, 2, 3, 4}));
   EXPECT_EQ(routing.weight[0], routing.weight[2]);
   EXPECT_NEAR(routing.weight[0] + routing.weight[1] + routing.weight[2] + routing.weight[3], 1.0,
@@ -63,7 +63,7 @@ TEST(Experts, WeightsAreTheSoftmaxWhenNotRenormalised) {
   RandomData data(1);
   for (const Isa isa : available_isas()) {
     const Tensor logits = Tensor::random(data, f32, 5, 60, 4.0F);
-    const Routing routing = route(Cpu(isa, 1), logits.matrix(), 6, false);
+    const Routing routing = route(Cpu(isa, 1), logits.matrix(), 6, {});
     for (size_t r = 0; r < 5; ++r) {
       const auto p = reference::softmax(reference::values(logits.matrix().row_range(r, 1)));
       for (size_t i = 0; i < 6; ++i) {
@@ -74,10 +74,37 @@ TEST(Experts, WeightsAreTheSoftmaxWhenNotRenormalised) {
   }
 }
 
+// DeepSeek-V3: sigmoid scores; the bias chooses, the score weighs; a group is as good as its two best.
+TEST(Experts, OfTheBestGroupsAreChosenWithTheBiasAndWeighedWithoutIt) {
+  const std::vector<float> logits = {0, 4, 3, 3, 3.5F, -9, 1, 1};  // groups of two: sums with bias decide
+  const std::vector<float> bias = {0, 0, 0, 0, 0, 0, 0.4F, 0.4F};
+  const auto sigmoid = [](double x) { return 1 / (1 + std::exp(-x)); };
+  RoutingRule rule{.renormalise = true,
+                   .sigmoid = true,
+                   .bias = {bias.data(), f32, bias.size()},
+                   .groups = 4,
+                   .groups_per_row = 2,
+                   .scaling = 2.5F};
+  for (const Isa isa : available_isas()) {
+    const Cpu cpu(isa, 1);
+    const ConstMatrix row = view(std::span<const float>(logits), 8);
+    const Routing routing = route(cpu, row, 3, rule);
+    EXPECT_EQ(routing.expert, (std::vector<uint32_t>{2, 6, 7})) << isa_name(isa);
+    const double sum = sigmoid(3) + 2 * sigmoid(1);
+    EXPECT_NEAR(routing.weight[0], 2.5 * sigmoid(3) / sum, 1e-6);
+    EXPECT_NEAR(routing.weight[1], 2.5 * sigmoid(1) / sum, 1e-6);
+  }
+  // DeepSeek-V2: softmax, a group is as good as its best, the weights stay as they are.
+  rule = {.groups = 4, .groups_per_row = 2};
+  const Routing routing = route(Cpu(Isa::kPortable, 1), view(std::span<const float>(logits), 8), 3, rule);
+  EXPECT_EQ(routing.expert, (std::vector<uint32_t>{0, 1, 4}));
+  EXPECT_NEAR(routing.weight[1] / routing.weight[2], std::exp(0.5), 1e-5);
+}
+
 TEST(Experts, NanLogitsDoNotHangOrLeaveTheRange) {
   const Cpu cpu(available_isas().back(), 1);
   const std::vector<float> logits(8, std::numeric_limits<float>::quiet_NaN());
-  const Routing routing = route(cpu, view(std::span<const float>(logits), 8), 2, true);
+  const Routing routing = route(cpu, view(std::span<const float>(logits), 8), 2, {.renormalise = true});
   EXPECT_EQ(routing.expert, (std::vector<uint32_t>{0, 1}));
 }
 
@@ -107,7 +134,7 @@ TEST(Experts, AreThreeProductsOnTheirRowsWeightedInAscendingOrder) {
   RandomData data(3);
   const Tensor x = Tensor::random(data, bf16, 4, kHidden);
   const Tensor logits = Tensor::random(data, f32, 4, kExperts, 2.0F);
-  const Routing routing = route(cpu, logits.matrix(), kPerRow, true);
+  const Routing routing = route(cpu, logits.matrix(), kPerRow, {.renormalise = true});
   const Tensor y = run(cpu, l, x.matrix(), logits.matrix());
   for (size_t r = 0; r < 4; ++r) {
     std::vector<float> sum(kHidden, 0.0F);

@@ -17,7 +17,7 @@ namespace {
 
 constexpr size_t kPage = 4096;
 constexpr uint64_t kMagic = 0x414E45524156'4B42;  // "BKVARENA", read as a little-endian word
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 constexpr size_t kArenaBytesMax = size_t{1} << 46;
 
@@ -27,14 +27,16 @@ struct Header {
   uint32_t version;
   uint32_t blocks;
   uint32_t layers;
+  uint32_t kind;
   uint32_t kv_heads;
   uint32_t head_dim;
   uint32_t block_tokens;
   uint32_t dtype;
+  uint32_t spare;
   uint32_t data_page;  // where the blocks begin, in pages
   std::array<uint8_t, 16> owner;
 };
-static_assert(sizeof(Header) == 56);
+static_assert(sizeof(Header) == 64);
 static_assert(std::atomic<uint32_t>::is_always_lock_free && sizeof(std::atomic<uint32_t>) == 4);
 
 size_t data_offset(uint32_t blocks) {
@@ -47,10 +49,12 @@ Header header_of(const KvLayout& layout, uint32_t blocks, Incarnation owner) {
           .version = kVersion,
           .blocks = blocks,
           .layers = layout.layers,
+          .kind = static_cast<uint32_t>(layout.kind),
           .kv_heads = layout.kv_heads,
           .head_dim = layout.head_dim,
           .block_tokens = layout.block_tokens,
           .dtype = static_cast<uint32_t>(layout.dtype),
+          .spare = 0,
           .data_page = static_cast<uint32_t>(data_offset(blocks) / kPage),
           .owner = owner.bytes};
 }
@@ -74,7 +78,8 @@ Result<void> compare(const Header& found, const Header& expected) {
   };
   for (const Row row :
        {Row{"magic", found.magic, expected.magic}, Row{"version", found.version, expected.version},
-        Row{"layers", found.layers, expected.layers}, Row{"kv_heads", found.kv_heads, expected.kv_heads},
+        Row{"layers", found.layers, expected.layers}, Row{"kind", found.kind, expected.kind},
+        Row{"kv_heads", found.kv_heads, expected.kv_heads},
         Row{"head_dim", found.head_dim, expected.head_dim},
         Row{"block_size", found.block_tokens, expected.block_tokens},
         Row{"dtype", found.dtype, expected.dtype}, Row{"data_page", found.data_page, expected.data_page}}) {

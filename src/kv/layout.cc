@@ -4,6 +4,8 @@
 
 namespace baton::kv {
 
+std::string_view kv_kind_name(KvKind kind) { return kind == KvKind::kLatent ? "latent" : "keys and values"; }
+
 Result<void> validate(const KvLayout& layout) {
   struct Row {
     const char* name;
@@ -17,6 +19,10 @@ Result<void> validate(const KvLayout& layout) {
       return fail(Code::kInvalid,
                   fmt::format("KV layout: {} is {}, expected 1..{}", row.name, row.value, row.max));
     }
+  }
+  if (layout.kind == KvKind::kLatent && layout.kv_heads != 1) {
+    return fail(Code::kInvalid,
+                fmt::format("KV layout: kv_heads of a latent is {}, expected 1", layout.kv_heads));
   }
   if (layout.block_tokens % kBlockTokensMultiple != 0) {
     return fail(Code::kInvalid, fmt::format("KV layout: block_size is {}, expected a multiple of {}",

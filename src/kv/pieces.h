@@ -2,7 +2,7 @@
 // cut where a block of either side ends; each piece then lies in one block of the source and one of the
 // target. In memory a piece is a matrix: one row for each (layer, K|V, kv_head), whose tokens are contiguous,
 // one row per block's row apart. Its bytes are counted in *piece order*
-//   [layer][K|V][kv_head][token of the piece][head_dim]
+//   [layer][K|V][kv_head][token of the piece][head_dim]    (a latent: [layer][token of the piece][head_dim])
 // which is a block's own order with the other tokens left out; where the piece is a whole block they are the
 // block's bytes as they lie. With equal block sizes every piece is a whole block on both sides.
 //

@@ -81,16 +81,17 @@ constexpr uint32_t kLayers = 2;
 constexpr uint32_t kHeads = 3;
 constexpr uint32_t kDim = 8;
 
-KvLayout layout_of(uint32_t block_tokens) {
-  return {.layers = kLayers,
-          .kv_heads = kHeads,
+KvLayout layout_of(uint32_t block_tokens, KvKind kind) {
+  return {.kind = kind,
+          .layers = kLayers,
+          .kv_heads = kind == KvKind::kLatent ? 1 : kHeads,
           .head_dim = kDim,
           .block_tokens = block_tokens,
           .dtype = DType::kBf16};
 }
 
-std::unique_ptr<KvArena> arena_of(uint32_t block_tokens, int seed) {
-  auto arena = *KvArena::create(layout_of(block_tokens), 2, Incarnation{});
+std::unique_ptr<KvArena> arena_of(uint32_t block_tokens, KvKind kind, int seed) {
+  auto arena = *KvArena::create(layout_of(block_tokens, kind), 2, Incarnation{});
   const size_t bytes = 2 * arena->layout().block_bytes();
   for (size_t i = 0; i < bytes; ++i)
     arena->data()[i] = static_cast<std::byte>((i * 37 + i / 251) ^ static_cast<size_t>(seed));
@@ -102,12 +103,12 @@ std::vector<std::byte> slowly(const KvArena& arena, const BlockPart& part) {
   std::vector<std::byte> bytes;
   const KvLayout& layout = arena.layout();
   for (uint32_t layer = 0; layer < kLayers; ++layer) {
-    for (uint32_t half = 0; half < 2; ++half) {
-      for (uint32_t head = 0; head < kHeads; ++head) {
+    for (uint32_t half = 0; half < layout.parts(); ++half) {
+      for (uint32_t head = 0; head < layout.kv_heads; ++head) {
         for (uint32_t token = part.first; token < part.first + part.tokens; ++token) {
           for (size_t byte = 0; byte < kDim * 2; ++byte) {
             bytes.push_back(
-                arena.at(layer, part.block)[half * layout.half_bytes() +
+                arena.at(layer, part.block)[half * layout.part_bytes() +
                                             (head * layout.block_tokens + token) * kDim * 2 + byte]);
           }
         }
@@ -126,17 +127,17 @@ struct PartRow {
   uint32_t tokens;
 };
 
-class EachPart : public testing::TestWithParam<PartRow> {};
+class EachPart : public testing::TestWithParam<std::pair<PartRow, KvKind>> {};
 
 TEST_P(EachPart, ArrivesByteForByteHoweverItIsCutAndTouchesNothingElse) {
-  const PartRow& row = GetParam();
-  const auto source = arena_of(row.source_tokens, 1);
+  const auto& [row, kind] = GetParam();
+  const auto source = arena_of(row.source_tokens, kind, 1);
   const BlockPart from{BlockId{1}, row.source_first, row.tokens};
   const BlockPart to{BlockId{0}, row.target_first, row.tokens};
   const std::vector<std::byte> expected = slowly(*source, from);
   for (const size_t cut : {size_t{1}, size_t{5}, size_t{256}, expected.size()}) {
-    const auto copied = arena_of(row.target_tokens, 2);
-    const auto scattered = arena_of(row.target_tokens, 2);
+    const auto copied = arena_of(row.target_tokens, kind, 2);
+    const auto scattered = arena_of(row.target_tokens, kind, 2);
     for (size_t at = 0; at < expected.size(); at += cut) {
       const size_t bytes = std::min(cut, expected.size() - at);
       std::vector<std::byte> gathered(bytes);
@@ -154,19 +155,28 @@ TEST_P(EachPart, ArrivesByteForByteHoweverItIsCutAndTouchesNothingElse) {
          {BlockPart{BlockId{1}, 0, row.target_tokens}, BlockPart{BlockId{0}, 0, row.target_first},
           BlockPart{BlockId{0}, row.target_first + row.tokens,
                     row.target_tokens - row.target_first - row.tokens}}) {
-      const auto before = arena_of(row.target_tokens, 2);
+      const auto before = arena_of(row.target_tokens, kind, 2);
       EXPECT_EQ(slowly(*copied, rest), slowly(*before, rest));
       EXPECT_EQ(slowly(*scattered, rest), slowly(*before, rest));
     }
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Pieces, EachPart,
-                         testing::Values(PartRow{"whole_to_whole", 16, 0, 16, 0, 16},
-                                         PartRow{"whole_to_part", 16, 0, 64, 32, 16},
-                                         PartRow{"part_to_whole", 64, 16, 32, 0, 32},
-                                         PartRow{"part_to_part", 48, 32, 32, 16, 16}),
-                         [](const auto& info) { return info.param.name; });
+std::vector<std::pair<PartRow, KvKind>> parts_of_both_kinds() {
+  std::vector<std::pair<PartRow, KvKind>> all;
+  for (const KvKind kind : {KvKind::kKeysAndValues, KvKind::kLatent}) {
+    for (const PartRow& row :
+         {PartRow{"whole_to_whole", 16, 0, 16, 0, 16}, PartRow{"whole_to_part", 16, 0, 64, 32, 16},
+          PartRow{"part_to_whole", 64, 16, 32, 0, 32}, PartRow{"part_to_part", 48, 32, 32, 16, 16}}) {
+      all.emplace_back(row, kind);
+    }
+  }
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(Pieces, EachPart, testing::ValuesIn(parts_of_both_kinds()), [](const auto& info) {
+  return std::string(info.param.first.name) + (info.param.second == KvKind::kLatent ? "_latent" : "");
+});
 
 }  // namespace
 }  // namespace baton::kv

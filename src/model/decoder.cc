@@ -14,6 +14,8 @@
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
 #include "kernels/linear.h"
+#include "model/activations.h"
+#include "model/latent_attention.h"
 #include "model/rope_frequencies.h"
 #include "model/weights.h"
 
@@ -26,56 +28,34 @@ using kernels::Cpu;
 using kernels::Linear;
 using kernels::Matrix;
 
-constexpr size_t kAlignment = 64;
-
-// Activations [rows_max, cols], aligned, allocated once; a pass uses the first rows of it.
-class Activations {
- public:
-  Activations(DType dtype, size_t rows_max, size_t cols)
-      : dtype_(dtype),
-        rows_max_(rows_max),
-        cols_(cols),
-        data_(static_cast<std::byte*>(::operator new(std::max<size_t>(rows_max * cols * size_of(dtype), 1),
-                                                     std::align_val_t{kAlignment}))) {}
-
-  Matrix first(size_t rows) const {
-    CHECK(rows <= rows_max_, "{} rows, at most {}", rows, rows_max_);
-    return {data_.get(), dtype_, rows, cols_, cols_};
-  }
-
- private:
-  struct Free {
-    void operator()(std::byte* data) const { ::operator delete(data, std::align_val_t{kAlignment}); }
-  };
-  DType dtype_;
-  size_t rows_max_;
-  size_t cols_;
-  std::unique_ptr<std::byte, Free> data_;
-};
-
 // All that a pass writes, apart from the KV cache.
 struct Buffers {
   Activations hidden;        // h [rows, hidden]: the residual stream
   Activations normed;        // [rows, hidden]: what a block reads
   Activations delta;         // [rows, hidden]: what a block adds to h
-  Activations q;             // [rows, query_heads * head_dim]
+  Activations q;             // [rows, query_heads * head_dim]; a latent attention has its own q, k, v
   Activations k;             // [rows, kv_heads * head_dim]
   Activations v;             // [rows, kv_heads * head_dim]
-  Activations attended;      // [rows, query_heads * head_dim]
-  Activations gate;          // [rows, intermediate], 0 columns without dense layers
-  Activations up;            // [rows, intermediate]
+  Activations attended;      // [rows, query_heads * value_dim]
+  Activations kept;          // its last rows
+  Activations gate;          // [rows, the widest dense or shared MLP]
+  Activations up;            // as gate
   Activations router;        // [rows, experts], float32
   Activations slot_outputs;  // [rows * experts_per_token, hidden]
+  Activations shared;        // [rows, hidden]: of the shared expert
   Activations last_hidden;   // h of the rows whose logits are asked for
   Activations final;         // their final norm
   Activations logits;        // [logit_rows_max, vocab], float32
 
   static Buffers for_model(const ModelConfig& config, DType dtype, size_t rows, size_t logit_rows) {
     const size_t hidden = config.hidden_size;
-    const size_t query = config.query_heads * config.head_dim;
-    const size_t kv = config.kv_heads * config.head_dim;
+    const bool is_latent = config.mla.kv_lora_rank > 0;
+    const size_t query = is_latent ? 0 : config.query_heads * config.head_dim;
+    const size_t kv = is_latent ? 0 : config.kv_heads * config.head_dim;
+    const size_t attended = config.query_heads * (is_latent ? config.mla.value_dim : config.head_dim);
     const bool has_dense = std::ranges::find(config.layer_is_moe, false) != config.layer_is_moe.end();
-    const size_t intermediate = has_dense ? config.intermediate_size : 0;
+    const size_t intermediate =
+        std::max(has_dense ? config.intermediate_size : 0, config.moe.shared_intermediate_size);
     const size_t slots = rows * config.moe.experts_per_token;
     return {.hidden = {dtype, rows, hidden},
             .normed = {dtype, rows, hidden},
@@ -83,11 +63,13 @@ struct Buffers {
             .q = {dtype, rows, query},
             .k = {dtype, rows, kv},
             .v = {dtype, rows, kv},
-            .attended = {dtype, rows, query},
+            .attended = {dtype, rows, attended},
+            .kept = {dtype, rows, attended},
             .gate = {dtype, rows, intermediate},
             .up = {dtype, rows, intermediate},
             .router = {DType::kF32, rows, config.moe.experts},
             .slot_outputs = {dtype, slots, hidden},
+            .shared = {dtype, config.moe.shared_intermediate_size > 0 ? rows : 0, hidden},
             .last_hidden = {dtype, rows, hidden},
             .final = {dtype, rows, hidden},
             .logits = {DType::kF32, logit_rows, config.vocab_size}};
@@ -113,8 +95,13 @@ class Decoder final : public LanguageModel {
         batch_rows_max_(options.batch_rows_max),
         logit_rows_max_(options.logit_rows_max),
         weights_(std::move(weights)),
-        rope_(rope_frequencies(config_.rope, config_.head_dim), info_.max_position),
-        buffers_(Buffers::for_model(config_, info_.activation_dtype, batch_rows_max_, logit_rows_max_)) {}
+        rope_(config_.mla.kv_lora_rank > 0
+                  ? kernels::RopeTable()
+                  : kernels::RopeTable(rope_frequencies(config_.rope, config_.head_dim), info_.max_position)),
+        buffers_(Buffers::for_model(config_, info_.activation_dtype, batch_rows_max_, logit_rows_max_)) {
+    if (config_.mla.kv_lora_rank > 0)
+      latent_.emplace(config_, cpu_, info_.activation_dtype, batch_rows_max_, info_.max_position);
+  }
 
   const ModelInfo& info() const override { return info_; }
   uint32_t batch_rows_max() const override { return batch_rows_max_; }
@@ -126,6 +113,8 @@ class Decoder final : public LanguageModel {
  private:
   void begin(const Batch& batch);
   void attention_input(const LayerWeights& weights, Matrix normed, const kernels::KvLayer& kv);
+  void attend(const LayerWeights& weights, const kernels::KvLayer& kv, Matrix attended);
+  void dense(const MlpWeights& mlp, Matrix normed, Matrix delta);
   void feed_forward(const LayerWeights& weights, Matrix normed, Matrix delta);
   void experts(const LayerWeights& weights, Matrix normed, Matrix delta);
   kernels::KvLayer kv_layer(kv::KvArena& arena, size_t layer) const;
@@ -139,6 +128,7 @@ class Decoder final : public LanguageModel {
   const DecoderWeights weights_;
   const kernels::RopeTable rope_;
   Buffers buffers_;
+  std::optional<LatentAttention> latent_;  // DeepSeek's
   Pass pass_;
   size_t final_rows_ = 0;  // rows of buffers_.final that logits() may be asked for
 };
@@ -163,6 +153,7 @@ void Decoder::begin(const Batch& batch) {
   }
   CHECK(pass_.positions.size() == pass_.rows, "sequences of {} rows, {} tokens", pass_.positions.size(),
         pass_.rows);
+  if (latent_) latent_->begin(batch.sequences);
 }
 
 kernels::KvLayer Decoder::kv_layer(kv::KvArena& arena, size_t layer) const {
@@ -172,10 +163,13 @@ kernels::KvLayer Decoder::kv_layer(kv::KvArena& arena, size_t layer) const {
           .block_size = layout.block_tokens,
           .kv_heads = layout.kv_heads,
           .head_dim = layout.head_dim,
+          .value_dim = latent_ ? config_.mla.kv_lora_rank : layout.head_dim,
+          .values_in_keys = latent_.has_value(),
           .dtype = layout.dtype};
 }
 
-// The model, top to bottom (Touvron et al. 2023; Yang et al. 2025 for Qwen3):
+// The model, top to bottom (Touvron et al. 2023; Yang et al. 2025 for Qwen3; DeepSeek-AI 2024 for DeepSeek,
+// whose attention is latent_attention.h's):
 //   h = embedding(tokens)
 //   each layer:  h += output(attention(rope(norm(q(x)), norm(k(x))), v(x))),  x = rms_norm(h)
 //                h += mlp(rms_norm(h))
@@ -190,7 +184,6 @@ bool Decoder::forward(const Batch& batch, kv::KvArena& arena, const LayerHook& h
   Matrix delta = buffers_.delta.first(pass_.rows);
   Matrix attended = buffers_.attended.first(pass_.rows);
   const float epsilon = config_.rms_norm_eps;
-  const float scale = 1.0F / std::sqrt(static_cast<float>(config_.head_dim));
 
   kernels::embed(cpu_, weights_.embedding, batch.tokens, h);
   kernels::rms_norm(cpu_, h, weights_.layers.front().attention_norm, epsilon, x);
@@ -200,15 +193,13 @@ bool Decoder::forward(const Batch& batch, kv::KvArena& arena, const LayerHook& h
     const kernels::KvLayer kv = kv_layer(arena, layer);
     attention_input(weights, x, kv);
     if (is_last && pass_.logit_rows.empty()) return !hook || hook(static_cast<uint32_t>(layer));
-    kernels::attention(
-        cpu_,
-        {.kv = kv, .spans = pass_.spans, .q = buffers_.q.first(pass_.rows), .out = attended, .scale = scale});
-    if (is_last) {  // keep the asked rows; q is free now
+    attend(weights, kv, attended);
+    if (is_last) {  // keep the asked rows
       const size_t rows = pass_.logit_rows.size();
       kernels::gather_rows(cpu_, h, pass_.logit_rows, buffers_.last_hidden.first(rows));
-      kernels::gather_rows(cpu_, attended, pass_.logit_rows, buffers_.q.first(rows));
+      kernels::gather_rows(cpu_, attended, pass_.logit_rows, buffers_.kept.first(rows));
       h = buffers_.last_hidden.first(rows);
-      attended = buffers_.q.first(rows);
+      attended = buffers_.kept.first(rows);
       x = buffers_.normed.first(rows);
       delta = buffers_.delta.first(rows);
     }
@@ -229,6 +220,7 @@ bool Decoder::forward(const Batch& batch, kv::KvArena& arena, const LayerHook& h
 
 // q, k, v of `normed`; k and v go into the cache.
 void Decoder::attention_input(const LayerWeights& weights, Matrix normed, const kernels::KvLayer& kv) {
+  if (latent_) return latent_->input(weights.latent, normed, kv);
   const Matrix q = buffers_.q.first(pass_.rows);
   const Matrix k = buffers_.k.first(pass_.rows);
   const Matrix v = buffers_.v.first(pass_.rows);
@@ -245,31 +237,51 @@ void Decoder::attention_input(const LayerWeights& weights, Matrix normed, const 
   kernels::store_kv(cpu_, kv, pass_.spans, k, v);
 }
 
-// SwiGLU (Shazeer 2020), dense or as a mixture of experts.
-void Decoder::feed_forward(const LayerWeights& weights, Matrix normed, Matrix delta) {
-  if (!weights.experts.empty()) return experts(weights, normed, delta);
-  const Matrix gate = buffers_.gate.first(normed.rows);
-  const Matrix up = buffers_.up.first(normed.rows);
-  const std::array<Linear, 2> products = {
-      {{normed, weights.mlp.gate, {}, gate}, {normed, weights.mlp.up, {}, up}}};
-  kernels::linear_all(cpu_, products);
-  kernels::silu_mul(cpu_, gate, up, gate);
-  kernels::linear(cpu_, {.x = gate,
-                         .weight = weights.mlp.down,
-                         .bias = {},
-                         .y = delta,
-                         .slices = kernels::k_slices(gate.cols)});
+void Decoder::attend(const LayerWeights& weights, const kernels::KvLayer& kv, Matrix attended) {
+  if (latent_) return latent_->attend(weights.latent, kv, attended);
+  const float scale = 1.0F / std::sqrt(static_cast<float>(config_.head_dim));
+  kernels::attention(
+      cpu_,
+      {.kv = kv, .spans = pass_.spans, .q = buffers_.q.first(pass_.rows), .out = attended, .scale = scale});
 }
 
-// The router's probabilities choose experts_per_token experts; their outputs are added by weight.
+void Decoder::feed_forward(const LayerWeights& weights, Matrix normed, Matrix delta) {
+  if (weights.experts.empty()) return dense(weights.mlp, normed, delta);
+  experts(weights, normed, delta);
+}
+
+// SwiGLU (Shazeer 2020).
+void Decoder::dense(const MlpWeights& mlp, Matrix normed, Matrix delta) {
+  const Matrix gate = buffers_.gate.first(normed.rows).column_range(0, mlp.gate.rows);
+  const Matrix up = buffers_.up.first(normed.rows).column_range(0, mlp.up.rows);
+  const std::array<Linear, 2> products = {{{normed, mlp.gate, {}, gate}, {normed, mlp.up, {}, up}}};
+  kernels::linear_all(cpu_, products);
+  kernels::silu_mul(cpu_, gate, up, gate);
+  kernels::linear(
+      cpu_, {.x = gate, .weight = mlp.down, .bias = {}, .y = delta, .slices = kernels::k_slices(gate.cols)});
+}
+
+// The router's scores choose experts_per_token experts; their outputs are added by weight, and the shared
+// expert's.
 void Decoder::experts(const LayerWeights& weights, Matrix normed, Matrix delta) {
   const Matrix scores = buffers_.router.first(normed.rows);
   const size_t per_token = config_.moe.experts_per_token;
   const Matrix slots = buffers_.slot_outputs.first(normed.rows * per_token);
   kernels::linear(cpu_, {.x = normed, .weight = weights.router, .bias = {}, .y = scores});
-  const kernels::Routing routing = kernels::route(cpu_, scores, per_token, config_.moe.norm_topk_prob);
+  const kernels::Routing routing = kernels::route(cpu_, scores, per_token,
+                                                  {.renormalise = config_.moe.norm_topk_prob,
+                                                   .sigmoid = config_.moe.sigmoid,
+                                                   .bias = weights.choice_bias,
+                                                   .groups = config_.moe.groups,
+                                                   .groups_per_row = config_.moe.groups_per_token,
+                                                   .scaling = config_.moe.scaling});
   kernels::run_experts(cpu_, normed, routing, weights.experts, 0, slots);
-  kernels::combine_experts(cpu_, routing, slots, {}, delta);
+  ConstMatrix shared;
+  if (weights.shared.gate.data != nullptr) {
+    dense(weights.shared, normed, buffers_.shared.first(normed.rows));
+    shared = buffers_.shared.first(normed.rows);
+  }
+  kernels::combine_experts(cpu_, routing, slots, shared, delta);
 }
 
 std::span<const float> Decoder::logits(uint32_t first, uint32_t count) {
@@ -313,9 +325,30 @@ std::vector<std::string> notices_of(const ModelConfig& config, DTypeChoice choic
 }
 
 Result<void> check_kernels_can(const ModelConfig& config) {
-  if (config.head_dim % 16 != 0 || config.head_dim > kernels::kHeadDimMax) {
+  if (config.mla.kv_lora_rank > 0) {
+    const checkpoint::MlaConfig& mla = config.mla;
+    const size_t width = mla.kv_lora_rank + mla.rope_dim;
+    if (mla.kv_lora_rank % 16 != 0 || mla.kv_lora_rank > kernels::kValueDimMax) {
+      return fail(Code::kInvalid,
+                  fmt::format("config.json: kv_lora_rank: {}, expected a multiple of 16 up to {}",
+                              mla.kv_lora_rank, kernels::kValueDimMax));
+    }
+    if (width % 16 != 0 || width > kernels::kHeadDimMax) {
+      return fail(
+          Code::kInvalid,
+          fmt::format("config.json: kv_lora_rank + qk_rope_head_dim: {}, expected a multiple of 16 up to {}",
+                      width, kernels::kHeadDimMax));
+    }
+    if (config.head_dim > kernels::kHeadDimMax || mla.value_dim > kernels::kValueDimMax) {
+      return fail(Code::kInvalid,
+                  fmt::format("config.json: heads of {} and {}, expected at most {} and {}", config.head_dim,
+                              mla.value_dim, kernels::kHeadDimMax, kernels::kValueDimMax));
+    }
+    return {};
+  }
+  if (config.head_dim % 16 != 0 || config.head_dim > kernels::kValueDimMax) {
     return fail(Code::kInvalid, fmt::format("config.json: head_dim: {}, expected a multiple of 16 up to {}",
-                                            config.head_dim, kernels::kHeadDimMax));
+                                            config.head_dim, kernels::kValueDimMax));
   }
   return {};
 }
@@ -358,9 +391,13 @@ Result<LoadedDecoder> load_decoder(std::shared_ptr<const Checkpoint> checkpoint,
   info.vocab_size = static_cast<uint32_t>(config.vocab_size);
   info.max_position = static_cast<uint32_t>(max_position);
   info.activation_dtype = activation;
-  info.kv_layout = {.layers = static_cast<uint32_t>(config.layers),
-                    .kv_heads = static_cast<uint32_t>(config.kv_heads),
-                    .head_dim = static_cast<uint32_t>(config.head_dim),
+  const bool is_latent = config.mla.kv_lora_rank > 0;
+  info.answer_has_own_form = is_latent;
+  info.kv_layout = {.kind = is_latent ? kv::KvKind::kLatent : kv::KvKind::kKeysAndValues,
+                    .layers = static_cast<uint32_t>(config.layers),
+                    .kv_heads = is_latent ? 1 : static_cast<uint32_t>(config.kv_heads),
+                    .head_dim = static_cast<uint32_t>(
+                        is_latent ? config.mla.kv_lora_rank + config.mla.rope_dim : config.head_dim),
                     .block_tokens = options.block_tokens,
                     .dtype = activation};
   TRY_DO(kv::validate(info.kv_layout));

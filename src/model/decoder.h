@@ -1,5 +1,6 @@
-// The llama family of decoders: Llama 3.x, Qwen2 (biases on q, k, v), Qwen3 (norms on q and k) and Qwen3-MoE.
-// decoder.cc reads like the papers, from the embedding to the logits. Owned and called by the engine thread.
+// The llama family of decoders: Llama 3.x, Qwen2 (biases on q, k, v), Qwen3 (norms on q and k), Qwen3-MoE,
+// and DeepSeek-V2 and V3 with their latent attention. decoder.cc reads like the papers, from the embedding to
+// the logits. Owned and called by the engine thread.
 #pragma once
 
 #include <cstdint>

@@ -2,8 +2,9 @@
 // the cluster simulation use a small true fake (model/testing.h). Called by the engine thread only.
 //
 // The law every implementation keeps (DESIGN: arithmetic that does not depend on the schedule): the K/V bytes
-// and the logits of a row depend on the token ids of its sequence up to that row, and on nothing else: not on
-// the other rows, the chunking, the block size, the threads or the instruction set.
+// and the logits of a row depend on the token ids of its sequence up to that row and on where the prompt
+// ends, and on nothing else: not on the other rows, the chunking, the block size, the threads or the
+// instruction set.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +25,9 @@ struct SequenceRows {
   uint32_t rows = 0;                // at least 1
   uint32_t first_position = 0;      // of the first of these rows; all earlier positions are in the cache
   std::span<const BlockId> blocks;  // in order of position; cover [0, first_position + rows)
+  // Positions below are the prompt's, those from here on are of the answer: a model may compute the two in
+  // different, algebraically equal forms (multi-head latent attention does).
+  uint32_t prompt_tokens = UINT32_MAX;
 };
 
 // One forward pass: decode rows and chunks of prefill, mixed.
@@ -39,9 +43,10 @@ struct ModelInfo {
   uint32_t vocab_size = 0;    // of the logits; may exceed the tokenizer's
   uint32_t max_position = 0;  // positions are < this
   DType activation_dtype = DType::kBf16;
-  kv::KvLayout kv_layout;   // block_tokens as the engine asked for at load
-  std::string fingerprint;  // hexadecimal; equal for equal weights, config and tokenizer
-  size_t weight_bytes = 0;  // mapped or held
+  kv::KvLayout kv_layout;            // block_tokens as the engine asked for at load
+  bool answer_has_own_form = false;  // K and V of an answer's positions are not what a prompt's would be
+  std::string fingerprint;           // hexadecimal; equal for equal weights, config and tokenizer
+  size_t weight_bytes = 0;           // mapped or held
 };
 
 // Asked after each layer with its number [0, layers). Ticks the liveness beacon; false ends the pass early.

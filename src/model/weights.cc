@@ -40,6 +40,33 @@ class WeightReader {
     return {aligned(tensor), tensor.dtype, tensor.shape[0]};
   }
 
+  // A float32 vector that a kernel reads as floats.
+  ConstVector float_vector(const std::string& name) {
+    const ConstVector stored = vector(name);
+    if (stored.dtype == DType::kF32) return stored;
+    std::byte* copy = new_copy(stored.size * sizeof(float));
+    kernels::convert(cpu_, {stored.data, stored.dtype, 1, stored.size, stored.size},
+                     {copy, DType::kF32, 1, stored.size, stored.size});
+    return {copy, DType::kF32, stored.size};
+  }
+
+  // Rows [head * step, head * step + rows) of `stored` for each head, turned: [heads * stored.cols, rows].
+  ConstMatrix turned(ConstMatrix stored, size_t heads, size_t rows) {
+    const size_t step = stored.rows / heads;
+    const size_t element = size_of(stored.dtype);
+    std::byte* copy = new_copy(heads * stored.cols * rows * element);
+    for (size_t head = 0; head < heads; ++head) {
+      for (size_t row = 0; row < rows; ++row) {
+        const auto* from = static_cast<const std::byte*>(stored.at(head * step + row, 0));
+        for (size_t col = 0; col < stored.cols; ++col) {
+          std::memcpy(copy + ((head * stored.cols + col) * rows + row) * element, from + col * element,
+                      element);
+        }
+      }
+    }
+    return {copy, stored.dtype, heads * stored.cols, rows, rows};
+  }
+
   LinearWeights linear(const std::string& name, bool has_bias) {
     LinearWeights linear{matrix(name + ".weight"), {}};
     if (has_bias) linear.bias = vector(name + ".bias");
@@ -72,17 +99,42 @@ class WeightReader {
   std::map<std::string, ConstMatrix> converted_;  // so that a tied embedding is converted once
 };
 
+void read_attention(WeightReader& reader, const checkpoint::ModelConfig& config, const std::string& name,
+                    LayerWeights& weights) {
+  weights.q = reader.linear(name + ".q_proj", config.qkv_bias);
+  weights.k = reader.linear(name + ".k_proj", config.qkv_bias);
+  weights.v = reader.linear(name + ".v_proj", config.qkv_bias);
+  if (!config.qk_norm) return;
+  weights.q_norm = reader.vector(name + ".q_norm.weight");
+  weights.k_norm = reader.vector(name + ".k_norm.weight");
+}
+
+LatentAttentionWeights read_latent_attention(WeightReader& reader, const checkpoint::ModelConfig& config,
+                                             const std::string& name) {
+  LatentAttentionWeights weights;
+  if (config.mla.q_lora_rank > 0) {
+    weights.q_down = reader.matrix(name + ".q_a_proj.weight");
+    weights.q_norm = reader.vector(name + ".q_a_layernorm.weight");
+    weights.q = reader.matrix(name + ".q_b_proj.weight");
+  } else {
+    weights.q = reader.matrix(name + ".q_proj.weight");
+  }
+  weights.kv_down = reader.matrix(name + ".kv_a_proj_with_mqa.weight");
+  weights.latent_norm = reader.vector(name + ".kv_a_layernorm.weight");
+  weights.kv_up = reader.matrix(name + ".kv_b_proj.weight");
+  weights.key_up_turned = reader.turned(weights.kv_up, config.query_heads, config.mla.nope_dim);
+  return weights;
+}
+
 LayerWeights read_layer(WeightReader& reader, const checkpoint::ModelConfig& config, size_t layer) {
   const std::string name = fmt::format("model.layers.{}", layer);
   const std::string attention = name + ".self_attn";
   LayerWeights weights;
   weights.attention_norm = reader.vector(name + ".input_layernorm.weight");
-  weights.q = reader.linear(attention + ".q_proj", config.qkv_bias);
-  weights.k = reader.linear(attention + ".k_proj", config.qkv_bias);
-  weights.v = reader.linear(attention + ".v_proj", config.qkv_bias);
-  if (config.qk_norm) {
-    weights.q_norm = reader.vector(attention + ".q_norm.weight");
-    weights.k_norm = reader.vector(attention + ".k_norm.weight");
+  if (config.mla.kv_lora_rank > 0) {
+    weights.latent = read_latent_attention(reader, config, attention);
+  } else {
+    read_attention(reader, config, attention, weights);
   }
   weights.output = reader.linear(attention + ".o_proj", config.output_bias);
   weights.mlp_norm = reader.vector(name + ".post_attention_layernorm.weight");
@@ -95,6 +147,9 @@ LayerWeights read_layer(WeightReader& reader, const checkpoint::ModelConfig& con
     const MlpWeights mlp = reader.mlp(fmt::format("{}.mlp.experts.{}", name, expert));
     weights.experts.push_back({mlp.gate, mlp.up, mlp.down});
   }
+  if (config.moe.choice_bias)
+    weights.choice_bias = reader.float_vector(name + ".mlp.gate.e_score_correction_bias");
+  if (config.moe.shared_intermediate_size > 0) weights.shared = reader.mlp(name + ".mlp.shared_experts");
   return weights;
 }
 

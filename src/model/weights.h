@@ -29,18 +29,33 @@ struct MlpWeights {  // down(silu(gate(x)) * up(x))
   ConstMatrix down;  // [hidden, intermediate]
 };
 
+// Multi-head latent attention; the names of DeepSeek-AI 2024, section 2.1, in comments.
+struct LatentAttentionWeights {
+  ConstMatrix q_down;       // W^DQ [q_lora_rank, hidden], or none
+  ConstVector q_norm;       // [q_lora_rank], with it
+  ConstMatrix q;            // W^UQ and W^QR: [heads * (nope_dim + rope_dim), q_lora_rank or hidden]
+  ConstMatrix kv_down;      // W^DKV and W^KR: [kv_lora_rank + rope_dim, hidden]
+  ConstVector latent_norm;  // [kv_lora_rank]
+  ConstMatrix kv_up;        // of each head W^UK [nope_dim, kv_lora_rank], then W^UV [value_dim, kv_lora_rank]
+  ConstMatrix key_up_turned;  // W^UK of each head turned, [heads * kv_lora_rank, nope_dim]: a copy
+};
+
 struct LayerWeights {
-  ConstVector attention_norm;  // [hidden]
-  LinearWeights q;             // [query_heads * head_dim, hidden]
-  LinearWeights k;             // [kv_heads * head_dim, hidden]
-  LinearWeights v;             // [kv_heads * head_dim, hidden]
-  ConstVector q_norm;          // [head_dim], or none
-  ConstVector k_norm;          // [head_dim], or none
-  LinearWeights output;        // [hidden, query_heads * head_dim]
-  ConstVector mlp_norm;        // [hidden]
-  MlpWeights mlp;              // of a dense layer
-  ConstMatrix router;          // [experts, hidden], of a mixture-of-experts layer
+  ConstVector attention_norm;     // [hidden]
+  LinearWeights q;                // [query_heads * head_dim, hidden]
+  LinearWeights k;                // [kv_heads * head_dim, hidden]
+  LinearWeights v;                // [kv_heads * head_dim, hidden]
+  ConstVector q_norm;             // [head_dim], or none
+  ConstVector k_norm;             // [head_dim], or none
+  LatentAttentionWeights latent;  // in place of all of these
+  LinearWeights
+      output;  // [hidden, query_heads * head_dim], of a latent attention [hidden, query_heads * value_dim]
+  ConstVector mlp_norm;     // [hidden]
+  MlpWeights mlp;           // of a dense layer
+  ConstMatrix router;       // [experts, hidden], of a mixture-of-experts layer
+  ConstVector choice_bias;  // f32 [experts], or none
   std::vector<kernels::Expert> experts;
+  MlpWeights shared;  // of every token, beside the experts; or none
 };
 
 struct DecoderWeights {

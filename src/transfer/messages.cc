@@ -54,6 +54,7 @@ void write(Writer& out, const Identity& identity) {
   out.raw(identity.incarnation.bytes);
   out.text(identity.fingerprint, kTextBytesMax);
   out.number(identity.layout.layers);
+  out.number(static_cast<uint8_t>(identity.layout.kind));
   out.number(identity.layout.kv_heads);
   out.number(identity.layout.head_dim);
   out.number(identity.layout.block_tokens);
@@ -69,6 +70,9 @@ void read(Reader& in, Identity& identity) {
   in.raw(identity.incarnation.bytes, "incarnation");
   identity.fingerprint = in.text("fingerprint", kTextBytesMax);
   identity.layout.layers = in.number<uint32_t>("layers");
+  const auto kind = in.number<uint8_t>("kv_kind");
+  if (kind > static_cast<uint8_t>(kv::KvKind::kLatent)) in.wrong("kv_kind", fmt::format("{}", kind), "0 or 1");
+  identity.layout.kind = static_cast<kv::KvKind>(kind);
   identity.layout.kv_heads = in.number<uint32_t>("kv_heads");
   identity.layout.head_dim = in.number<uint32_t>("head_dim");
   identity.layout.block_tokens = in.number<uint32_t>("block_size");
@@ -312,6 +316,7 @@ std::string find_mismatch(const Identity& own, const Identity& theirs) {
   for (std::string found :
        {differ("protocol", own.protocol, theirs.protocol),
         differ("fingerprint", own.fingerprint, theirs.fingerprint), differ("layers", a.layers, b.layers),
+        differ("kv_kind", kv::kv_kind_name(a.kind), kv::kv_kind_name(b.kind)),
         differ("kv_heads", a.kv_heads, b.kv_heads), differ("head_dim", a.head_dim, b.head_dim),
         differ("dtype", dtype_name(a.dtype), dtype_name(b.dtype)),
         differ("tp_size", own.tp_size, theirs.tp_size)}) {

@@ -23,7 +23,7 @@
 
 namespace baton::transfer {
 
-inline constexpr uint32_t kProtocolVersion = 3;
+inline constexpr uint32_t kProtocolVersion = 4;
 inline constexpr size_t kFrameHeadBytes = 8;              // u32 body bytes, u8 kind, 3 zero bytes
 inline constexpr size_t kBodyBytesMax = size_t{1} << 20;  // of every frame
 inline constexpr size_t kKvBytesMax = 256 * 1024;    // KV bytes of one KvFrame: they stay in the L2 cache
@@ -56,7 +56,7 @@ struct Identity {
 };
 
 // Empty if KV of `theirs` may be decoded from by `own`, else the first field that differs and both values:
-// protocol, fingerprint, layers, kv_heads, head_dim, dtype, tp_size. block_size may differ but must be one
+// protocol, fingerprint, layers, kv_kind, kv_heads, head_dim, dtype, tp_size. block_size may differ but must be one
 // that a layout can have (kv/layout.h). engine_id, boot_id, dp_size and max_model_len may differ (a request
 // that is too long for one side is refused by that side).
 std::string find_mismatch(const Identity& own, const Identity& theirs);

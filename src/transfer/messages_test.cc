@@ -105,6 +105,8 @@ TEST(Messages, CompareIdentitiesFieldByField) {
   theirs.layout.block_tokens = 32;
   theirs.layout.head_dim = 8;
   EXPECT_EQ(find_mismatch(own, theirs), "head_dim: peer has 8, expected 4");
+  theirs.layout.kind = kv::KvKind::kLatent;
+  EXPECT_EQ(find_mismatch(own, theirs), "kv_kind: peer has latent, expected keys and values");
 }
 
 }  // namespace

@@ -277,7 +277,7 @@ TEST_P(RealKernelParity, HoldsWithRealKernelsOnEveryInstructionSet) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, RealKernelParity,
-                         testing::Combine(testing::Values("qwen3", "qwen3-moe", "llama", "qwen2"), kOrders),
+                         testing::Combine(testing::Values("qwen3", "qwen3-moe", "llama", "qwen2", "deepseek-v3"), kOrders),
                          [](const auto& info) {
                            std::string name = std::get<0>(info.param);
                            std::erase(name, '-');

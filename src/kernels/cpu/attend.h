@@ -16,7 +16,8 @@ namespace baton::kernels {
 namespace {
 
 constexpr size_t kTileTokens = 64;   // kTile of kernels/attention.h
-constexpr size_t kDimMax = 256;      // kHeadDimMax
+constexpr size_t kKeyDimMax = 576;   // kHeadDimMax
+constexpr size_t kValueMax = 512;    // kValueDimMax
 constexpr size_t kBlockTokens = 16;  // a cache block is a multiple of this: tokens that lie together
 
 // One 32-bit word of A and 16 of B per step: a bf16 pair or a float.
@@ -100,18 +101,22 @@ void panel(const Panel& p, size_t rows, size_t vecs) {
 
 // The working memory of one block; lives on the stack of the thread that runs the task.
 struct AttendMemory {
-  alignas(64) uint32_t q[kQueryVectorsMax * kDimMax];            // [vector, head_dim / kPerWord]
-  alignas(64) uint32_t keys[kDimMax * kTileTokens];              // [head_dim / kPerWord, kTileTokens]
-  alignas(64) uint32_t values[kTileTokens * kDimMax];            // [kTileTokens / kPerWord, head_dim]
+  alignas(64) uint32_t q[kQueryVectorsMax * kKeyDimMax];         // [vector, key_dim / kPerWord]
+  alignas(64) uint32_t keys[kKeyDimMax * kTileTokens];           // [key_dim / kPerWord, kTileTokens]
+  alignas(64) uint32_t values[kTileTokens * kValueMax];          // [kTileTokens / kPerWord, value_dim]
   alignas(64) float scores[kQueryVectorsMax * kTileTokens];      // [vector, kTileTokens]
   alignas(64) uint32_t weights[kQueryVectorsMax * kTileTokens];  // [vector, kTileTokens / kPerWord]
-  alignas(64) uint32_t edge[kDimMax];  // the last pair of a row whose odd position is masked
+  alignas(64) uint32_t edge[kValueMax];  // the last pair of a row whose odd position is masked
 };
 
-// K of 16 neighbouring positions from `position`, a multiple of 16, on: they lie together.
+// K of 16 neighbouring positions from `position`, a multiple of 16, on, and their V: they lie together.
 const std::byte* group_key(const AttendBlock& b, size_t position, size_t element_size) {
-  return b.head_base + b.blocks[position / b.block_size] * b.block_stride +
-         position % b.block_size * b.head_dim * element_size;
+  return b.keys + b.blocks[position / b.block_size] * b.block_stride +
+         position % b.block_size * b.key_dim * element_size;
+}
+const std::byte* group_value(const AttendBlock& b, size_t position, size_t element_size) {
+  return b.values + b.blocks[position / b.block_size] * b.block_stride +
+         position % b.block_size * b.value_stride * element_size;
 }
 
 // What the caches are asked for while a tile is read: K and V of the next one, also of the next span. Its
@@ -120,6 +125,7 @@ const std::byte* group_key(const AttendBlock& b, size_t position, size_t element
 struct NextGroups {
   static constexpr size_t kGroups = kTileTokens / kBlockTokens;
   const std::byte* keys[kGroups];
+  const std::byte* values[kGroups];
 
   // Where no row wants a group, one of this tile stands in.
   NextGroups(const AttendBlock& b, size_t first, size_t element_size) {
@@ -127,13 +133,14 @@ struct NextGroups {
     for (size_t i = 0; i < kGroups; ++i) {
       const size_t next = first + kTileTokens + i * kBlockTokens;
       keys[i] = group_key(b, next <= last ? next : first, element_size);
+      values[i] = group_value(b, next <= last ? next : first, element_size);
     }
   }
-  // Bytes [from, from + n) of each group, counted from its K or V.
+  // Bytes [from, from + n) of the K or V of each group.
   template <class L>
-  void prefetch(size_t from, size_t n) const {
-    for (const std::byte* key : keys) {
-      for (size_t i = 0; i < n; i += 64) L::prefetch_far(key + from + i);
+  static void prefetch(const std::byte* const (&groups)[kGroups], size_t from, size_t n) {
+    for (const std::byte* group : groups) {
+      for (size_t i = 0; i < n; i += 64) L::prefetch_far(group + from + i);
     }
   }
 };
@@ -143,7 +150,7 @@ struct NextGroups {
 template <class L, class Words>
 void load_keys(const AttendBlock& b, size_t first, size_t count, const NextGroups& next, AttendMemory& m) {
   constexpr size_t kElement = 4 / Words::kPerWord;
-  const size_t words = b.head_dim / Words::kPerWord;
+  const size_t words = b.key_dim / Words::kPerWord;
   for (size_t t = 0; t < kTileTokens; t += kBlockTokens) {
     if (t >= count) {
       for (size_t w = 0; w < words; ++w)
@@ -154,7 +161,7 @@ void load_keys(const AttendBlock& b, size_t first, size_t count, const NextGroup
     const uint32_t* rows[kBlockTokens];
     for (size_t w = 0; w < words; w += kBlockTokens) {
       const size_t n = words - w < kBlockTokens ? words - w : kBlockTokens;
-      next.prefetch<L>(t * words + w * kBlockTokens, n * kBlockTokens);
+      NextGroups::prefetch<L>(next.keys, t * words + w * kBlockTokens, n * kBlockTokens);
       // Behind the last position the row of the last one stands in: those lanes are selected away.
       for (size_t i = 0; i < kBlockTokens; ++i) {
         rows[i] = base + (t + i < count ? i : count - 1 - t) * words + w;
@@ -168,19 +175,19 @@ void load_keys(const AttendBlock& b, size_t first, size_t count, const NextGroup
 template <class L, class Words>
 void load_values(const AttendBlock& b, size_t first, size_t count, const NextGroups& next, AttendMemory& m) {
   constexpr size_t kElement = 4 / Words::kPerWord;
-  static constexpr uint16_t kNone[kDimMax] = {};
+  static constexpr uint16_t kNone[kValueMax] = {};
   for (size_t group = 0; group < count; group += kBlockTokens) {
-    const std::byte* base = group_key(b, first + group, kElement) + b.value_offset;
+    const std::byte* base = group_value(b, first + group, kElement);
     for (size_t t = group; t < count && t < group + kBlockTokens; t += Words::kPerWord) {
-      const size_t at = (t - group) * b.head_dim * kElement;
-      uint32_t* out = m.values + t / Words::kPerWord * b.head_dim;
-      const size_t share = b.head_dim * kElement / NextGroups::kGroups;
-      next.prefetch<L>(b.value_offset + t * share, Words::kPerWord * share);
+      const size_t at = (t - group) * b.value_stride * kElement;
+      uint32_t* out = m.values + t / Words::kPerWord * b.value_dim;
+      const size_t share = b.value_stride * kElement / NextGroups::kGroups;
+      NextGroups::prefetch<L>(next.values, t * share, Words::kPerWord * share);
       if constexpr (Words::kPerWord == 1) {
-        __builtin_memcpy(out, base + at, b.head_dim * 4);
+        __builtin_memcpy(out, base + at, b.value_dim * 4);
       } else {
         const uint16_t* even = reinterpret_cast<const uint16_t*>(base + at);
-        L::join_rows(even, t + 1 < count ? even + b.head_dim : kNone, b.head_dim, out);
+        L::join_rows(even, t + 1 < count ? even + b.value_stride : kNone, b.value_dim, out);
       }
     }
   }
@@ -218,8 +225,8 @@ void soften(const AttendBlock& b, AttendMemory& memory, const SoftmaxState& stat
   state.m[vector] = after;
   state.l[vector] = __builtin_fmaf(state.l[vector], factor[0], sum);
   if (factor[0] == 1.0F) return;  // multiplying by one changes nothing
-  float* o = state.o + vector * b.head_dim;
-  for (size_t d = 0; d < b.head_dim; d += 16) L::store(o + d, L::mul(L::load(o + d), L::splat(factor[0])));
+  float* o = state.o + vector * b.value_dim;
+  for (size_t d = 0; d < b.value_dim; d += 16) L::store(o + d, L::mul(L::load(o + d), L::splat(factor[0])));
 }
 
 // One vector whose tile ends within: `valid` positions, in bf16 the last pair perhaps half.
@@ -230,20 +237,20 @@ void add_partial_values(const AttendBlock& b, AttendMemory& m, const SoftmaxStat
   Panel p{.a = m.weights + vector * kTileTokens / Words::kPerWord,
           .a_stride = 0,
           .b = m.values,
-          .b_stride = b.head_dim,
-          .c = state.o + vector * b.head_dim,
-          .c_stride = b.head_dim,
+          .b_stride = b.value_dim,
+          .c = state.o + vector * b.value_dim,
+          .c_stride = b.value_dim,
           .steps = whole,
           .accumulate = true};
-  panel<L, Words>(p, 1, b.head_dim / 16);
+  panel<L, Words>(p, 1, b.value_dim / 16);
   if (whole * Words::kPerWord == valid) return;
-  const uint32_t* pair = m.values + whole * b.head_dim;
-  for (size_t d = 0; d < b.head_dim; d += 16)
+  const uint32_t* pair = m.values + whole * b.value_dim;
+  for (size_t d = 0; d < b.value_dim; d += 16)
     L::store_words(m.edge + d, L::even_only(L::load_words(pair + d)));
   p.a += whole;
   p.b = m.edge;
   p.steps = 1;
-  panel<L, Words>(p, 1, b.head_dim / 16);
+  panel<L, Words>(p, 1, b.value_dim / 16);
 }
 
 // The tile of positions [first, first + kTileTokens) against all vectors that reach into it.
@@ -260,7 +267,7 @@ void attend_tile(const AttendBlock& b, size_t first, AttendMemory& m, const Soft
 
   const NextGroups next(b, first, 4 / Words::kPerWord);
   load_keys<L, Words>(b, first, count, next, m);
-  const size_t words = b.head_dim / Words::kPerWord;
+  const size_t words = b.key_dim / Words::kPerWord;
   const Panel scores{.a = m.q + begin * words,
                      .a_stride = words,
                      .b = m.keys,
@@ -280,12 +287,12 @@ void attend_tile(const AttendBlock& b, size_t first, AttendMemory& m, const Soft
   const Panel values{.a = m.weights + full * kTileTokens / Words::kPerWord,
                      .a_stride = kTileTokens / Words::kPerWord,
                      .b = m.values,
-                     .b_stride = b.head_dim,
-                     .c = state.o + full * b.head_dim,
-                     .c_stride = b.head_dim,
+                     .b_stride = b.value_dim,
+                     .c = state.o + full * b.value_dim,
+                     .c_stride = b.value_dim,
                      .steps = kTileTokens / Words::kPerWord,
                      .accumulate = true};
-  panel<L, Words>(values, vectors - full, b.head_dim / 16);
+  panel<L, Words>(values, vectors - full, b.value_dim / 16);
 }
 
 template <class L, class Words>
@@ -294,14 +301,14 @@ void attend_words(const AttendBlock& b, const SoftmaxState& state) {
   AttendMemory m;
   for (size_t r = 0; r < b.rows; ++r) {
     const std::byte* row = static_cast<const std::byte*>(b.q) + r * b.q_stride * kElement;
-    const size_t bytes = b.group * b.head_dim * kElement;
+    const size_t bytes = b.group * b.key_dim * kElement;
     __builtin_memcpy(reinterpret_cast<std::byte*>(m.q) + r * bytes, row, bytes);
   }
   for (size_t v = 0; v < b.rows * b.group; ++v) {
     if (b.first_position + v / b.group < b.begin) continue;
     state.m[v] = -kInfinity;
     state.l[v] = 0;
-    __builtin_memset(state.o + v * b.head_dim, 0, b.head_dim * sizeof(float));
+    __builtin_memset(state.o + v * b.value_dim, 0, b.value_dim * sizeof(float));
   }
   const size_t last = b.first_position + b.rows - 1;
   for (size_t first = b.begin; first < b.end && first <= last; first += kTileTokens) {
@@ -316,7 +323,7 @@ void attend(const AttendBlock& b, const SoftmaxState& state) {
 }
 
 template <class L>
-void merge_state(const SoftmaxState& left, const SoftmaxState& right, size_t head_dim) {
+void merge_state(const SoftmaxState& left, const SoftmaxState& right, size_t value_dim) {
   const float m = *left.m > *right.m ? *left.m : *right.m;
   alignas(64) float a[16];
   alignas(64) float b[16];
@@ -324,16 +331,16 @@ void merge_state(const SoftmaxState& left, const SoftmaxState& right, size_t hea
   L::store(b, exp2_lanes<L>(L::splat(*right.m - m)));
   *left.m = m;
   *left.l = __builtin_fmaf(*left.l, a[0], *right.l * b[0]);
-  for (size_t d = 0; d < head_dim; d += 16) {
+  for (size_t d = 0; d < value_dim; d += 16) {
     const auto scaled = L::mul(L::load(right.o + d), L::splat(b[0]));
     L::store(left.o + d, L::fma(L::load(left.o + d), L::splat(a[0]), scaled));
   }
 }
 
 template <class L>
-void finish_state(const SoftmaxState& state, void* out, DType type, size_t head_dim) {
+void finish_state(const SoftmaxState& state, void* out, DType type, size_t value_dim) {
   const Writer<L> write{out, type};
-  for (size_t d = 0; d < head_dim; d += 16) write(d, L::div(L::load(state.o + d), L::splat(*state.l)), 16);
+  for (size_t d = 0; d < value_dim; d += 16) write(d, L::div(L::load(state.o + d), L::splat(*state.l)), 16);
 }
 
 }  // namespace

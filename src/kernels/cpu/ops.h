@@ -34,7 +34,7 @@ inline constexpr size_t kPanelRowsSliced = 48;
 inline constexpr size_t kPanelRowsWhole = 96;
 inline constexpr size_t kPanelBytesMax = 512 * 1024;
 
-// State of the online softmax of `vectors` query vectors: m, l [vectors], o [vectors, head_dim].
+// State of the online softmax of `vectors` query vectors: m, l [vectors], o [vectors, value_dim].
 struct SoftmaxState {
   float* m;
   float* l;
@@ -45,14 +45,16 @@ struct SoftmaxState {
 // against the positions [begin, end) of one span. Vector v belongs to row v / group at position
 // first_position + v / group.
 struct AttendBlock {
-  const std::byte* head_base;  // K of block 0, this kv head, token 0
+  const std::byte*
+      keys;  // K of block 0, this kv head, token 0; those of the tokens behind it lie key_dim apart
+  const std::byte* values;  // V of the same
   const uint32_t* blocks;
   size_t block_stride;  // bytes
-  size_t value_offset;  // bytes from a token's K to its V
   size_t block_size;
-  size_t head_dim;
-  const void* q;    // first row, first head of the group
-  size_t q_stride;  // elements from row to row
+  size_t key_dim, value_dim;
+  size_t value_stride;  // elements from a token's V to the next one's
+  const void* q;        // first row, first head of the group
+  size_t q_stride;      // elements from row to row
   size_t rows, group, first_position;
   size_t begin, end;
   float scale_log2e;
@@ -61,9 +63,9 @@ struct AttendBlock {
 
 inline constexpr size_t kQueryVectorsMax = 64;  // rows * group of an AttendBlock
 
-// How far ahead of itself a stream of memory asks for its bytes: the second-level cache early, because memory is far
-// away, the nearest one late, because it is small. Some processors lose a fifth without the former, others a tenth
-// without the latter.
+// How far ahead of itself a stream of memory asks for its bytes: the second-level cache early, because memory
+// is far away, the nearest one late, because it is small. Some processors lose a fifth without the former,
+// others a tenth without the latter.
 inline constexpr size_t kStreamFarBytes = 4096;
 inline constexpr size_t kStreamNearBytes = 1024;
 
@@ -82,8 +84,8 @@ struct Ops {
   // Overwrites `state`; vectors whose position lies before block.begin are left untouched.
   void (*attend)(const AttendBlock& block, const SoftmaxState& state);
   // One vector: left = left merged with right; and out = round(o / l).
-  void (*merge_state)(const SoftmaxState& left, const SoftmaxState& right, size_t head_dim);
-  void (*finish_state)(const SoftmaxState& state, void* out, DType type, size_t head_dim);
+  void (*merge_state)(const SoftmaxState& left, const SoftmaxState& right, size_t value_dim);
+  void (*finish_state)(const SoftmaxState& state, void* out, DType type, size_t value_dim);
   void (*exp)(const float* x, float* y, size_t n);
   void (*exp2)(const float* x, float* y, size_t n);
   void (*log)(const float* x, float* y, size_t n);

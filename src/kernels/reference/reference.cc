@@ -103,9 +103,10 @@ std::vector<double> attend(std::span<const double> q, std::span<const double> ke
     scores.push_back(score * scale);
   }
   const std::vector<double> weights = softmax(scores);
-  std::vector<double> out(dim, 0.0);
+  const size_t value_dim = values.size() / weights.size();
+  std::vector<double> out(value_dim, 0.0);
   for (size_t t = 0; t < weights.size(); ++t) {
-    for (size_t d = 0; d < dim; ++d) out[d] += weights[t] * values[t * dim + d];
+    for (size_t d = 0; d < value_dim; ++d) out[d] += weights[t] * values[t * value_dim + d];
   }
   return out;
 }

@@ -32,7 +32,7 @@ double silu(double x);
 
 std::vector<double> softmax(std::span<const double> logits);
 
-// One query head [head_dim] against keys and values [positions, head_dim].
+// One query head [head_dim] against keys [positions, head_dim] and values [positions, value_dim].
 std::vector<double> attend(std::span<const double> q, std::span<const double> keys,
                            std::span<const double> values, double scale);
 
