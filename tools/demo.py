@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The demonstration: two prefill instances, two decode instances and the proxy on loopback, a small trained model, a
 few questions answered as they stream, who did what in how many milliseconds, and the proof that one instance alone
-gives the same tokens with the same log-probabilities, bit for bit. With --chaos there is a second act: a decode instance
+gives the same tokens with the same log-probabilities, bit for bit. With --model deepseek the model has DeepSeek-V3's latent
+attention and experts, and KV moves layer by layer while P computes. With --chaos there is a second act: a decode instance
 is killed in the middle of an answer, which goes on to its end at the other one."""
 import argparse
 import http.client
@@ -21,6 +22,8 @@ QUESTIONS = ["What is a violin?", "Define volcano.", "what does glacier mean", "
 READY_SECONDS = 30
 PORT_BASE_MAX = 65535 - 42  # D2's side channel is the last of its ports
 CHAOS_TRIES = 5
+# Of a model: its folder below models/, and the connector of its instances.
+MODELS = {"qwen3-moe": ("qwen3-moe", "MooncakeConnector"), "deepseek": ("deepseek-v3", "MooncakeLayerwiseConnector")}
 
 
 def fail(sentence: str) -> None:
@@ -126,8 +129,9 @@ def stages(port: int, answer_id: str) -> dict:
 
 
 class Demo:
-    def __init__(self, baton: str, base: int):
+    def __init__(self, baton: str, base: int, model: str):
         self.baton, self.base = baton, base
+        self.model, self.connector = MODELS[model]
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="baton-demo-"))
         secret = self.folder / "cluster.secret"
         secret.write_text(secrets.token_hex(32))
@@ -141,10 +145,10 @@ class Demo:
         return process
 
     def serve(self, name: str, port: int, transfer: dict | None) -> Process:
-        arguments = ["serve", str(ROOT / "models/qwen3-moe"), "--host", "127.0.0.1", "--port", str(port), "--served-model-name", "baton-demo",
+        arguments = ["serve", str(ROOT / "models" / self.model), "--host", "127.0.0.1", "--port", str(port), "--served-model-name", "baton-demo",
                      "--max-num-seqs", "16", "--threads", "1"]
         if transfer:
-            arguments += ["--kv-transfer-config", json.dumps({"kv_connector": "MooncakeConnector", "engine_id": name, **transfer})]
+            arguments += ["--kv-transfer-config", json.dumps({"kv_connector": self.connector, "engine_id": name, **transfer})]
         return self.start(name, arguments)
 
     def run(self, chaos: bool = False) -> None:
@@ -282,6 +286,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, prog="./dev demo")
     parser.add_argument("--baton", default=str(ROOT / "build/release/baton"), help="the binary")
     parser.add_argument("--port-base", type=int, default=8100, help="the proxy's port; the others follow it (default 8100)")
+    parser.add_argument("--model", choices=list(MODELS), default="qwen3-moe", help="which trained model answers (default qwen3-moe)")
     parser.add_argument("--chaos", action="store_true", help="then kill a decode instance in the middle of an answer")
     parser.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
     args = parser.parse_args()
@@ -289,7 +294,7 @@ def main() -> None:
         fail(f"--port-base: {args.port_base}, expected 1 to {PORT_BASE_MAX}")
     if not os.access(args.baton, os.X_OK):
         fail(f"{args.baton} is not there; build it with ./dev build")
-    demo = Demo(args.baton, args.port_base)
+    demo = Demo(args.baton, args.port_base, args.model)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         demo.run(args.chaos)

@@ -69,6 +69,18 @@ static_assert(sizeof(Bf16) == 2);
 
 constexpr float to_float(Bf16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
 
+// float8_e4m3fn (Micikevicius et al. 2022, "FP8 formats for deep learning", table 1): 4 exponent bits of bias
+// 7, 3 of fraction, subnormals, no infinities; all exponent and fraction bits set is NaN.
+constexpr float float_of_e4m3(uint8_t bits) {
+  const uint32_t sign = uint32_t{bits & 0x80U} << 24;
+  const uint32_t exponent = bits >> 3 & 0xFU;
+  const uint32_t fraction = bits & 7U;
+  if ((bits & 0x7FU) == 0x7FU) return std::bit_cast<float>(sign | 0x7FC00000U);
+  if (exponent > 0) return std::bit_cast<float>(sign | (exponent + 120) << 23 | fraction << 20);
+  const float magnitude = static_cast<float>(fraction) * 0x1p-9F;
+  return sign != 0 ? -magnitude : magnitude;
+}
+
 // Rounds to nearest, ties to even; NaN stays NaN (made quiet); subnormal results are flushed to zero, as the
 // AVX-512 BF16 conversion does (Intel SDM, VCVTNEPS2BF16).
 constexpr Bf16 to_bf16(float x) {

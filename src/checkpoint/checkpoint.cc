@@ -78,7 +78,7 @@ Result<void> check_tensor(const Tensor& tensor, const ExpectedTensor& expected, 
                 fmt::format("{}: tensor {}: shape {}, expected {} by config.json", file, tensor.name,
                             shape_text(tensor.shape), shape_text(expected.shape)));
   }
-  if (!is_float(tensor.dtype)) {
+  if (!is_float(tensor.dtype) && tensor.dtype != DType::kF8E4M3) {
     return fail(Code::kCorrupt, fmt::format("{}: tensor {}: {}, expected bfloat16, float16 or float32", file,
                                             tensor.name, dtype_name(tensor.dtype)));
   }
@@ -114,6 +114,37 @@ Result<Directory> all_tensors(const std::vector<SafetensorsFile>& files) {
   return all;
 }
 
+// The factors of a float8 weight, which lie beside it.
+Result<void> match_scales(const Tensor& weight, std::string_view file, Directory& all,
+                          Checkpoint& checkpoint) {
+  const BlockFp8Config& fp8 = checkpoint.config.fp8;
+  if (fp8.rows == 0 || weight.shape.size() != 2) {
+    return fail(
+        Code::kCorrupt,
+        fmt::format("{}: tensor {}: {}, expected bfloat16, float16 or float32 where config.json has no "
+                    "quantization_config for it",
+                    file, weight.name, dtype_name(weight.dtype)));
+  }
+  const ExpectedTensor expected{
+      weight.name + "_scale_inv",
+      {(weight.shape[0] + fp8.rows - 1) / fp8.rows, (weight.shape[1] + fp8.cols - 1) / fp8.cols}};
+  const auto found = all.find(expected.name);
+  if (found == all.end()) {
+    return fail(Code::kCorrupt, fmt::format("{}: tensor {} {}: missing, expected beside {}", file,
+                                            expected.name, shape_text(expected.shape), weight.name));
+  }
+  const Tensor& scales = *found->second.tensor;
+  TRY_DO(check_tensor(scales, expected, found->second.file->file.path()));
+  if (scales.dtype != DType::kF32) {
+    return fail(Code::kCorrupt,
+                fmt::format("{}: tensor {}: {}, expected float32", found->second.file->file.path(),
+                            scales.name, dtype_name(scales.dtype)));
+  }
+  checkpoint.tensors.emplace(expected.name, &scales);
+  all.erase(found);
+  return {};
+}
+
 // Takes what the config expects out of `all`; what remains must be tolerated.
 Result<void> match(Directory all, Checkpoint& checkpoint) {
   std::vector<std::string> missing;
@@ -124,8 +155,11 @@ Result<void> match(Directory all, Checkpoint& checkpoint) {
       continue;
     }
     TRY_DO(check_tensor(*found->second.tensor, expected, found->second.file->file.path()));
-    checkpoint.tensors.emplace(expected.name, found->second.tensor);
+    const Tensor& tensor = *found->second.tensor;
+    checkpoint.tensors.emplace(expected.name, &tensor);
+    const std::string_view file = found->second.file->file.path();
     all.erase(found);
+    if (tensor.dtype == DType::kF8E4M3) TRY_DO(match_scales(tensor, file, all, checkpoint));
   }
   const std::string where = checkpoint.directory.string();
   if (!missing.empty()) {

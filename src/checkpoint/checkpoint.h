@@ -1,8 +1,8 @@
 // A checkpoint directory as Hugging Face lays it out: config.json, generation_config.json, safetensors in one
 // file (model.safetensors) or in shards (model.safetensors.index.json), tokenizer and template files. Opening
 // maps the weights and checks every header against the config: each tensor that the architecture needs is
-// there with the right shape and a float dtype, and nothing is there that it does not know. No weight is
-// read.
+// there with the right shape and a float dtype (float8 with its factors beside it), and nothing is there that
+// it does not know. No weight is read.
 #pragma once
 
 #include <filesystem>

@@ -51,6 +51,19 @@ TEST(Checkpoint, OpensEveryGoldenOne) {
   }
 }
 
+TEST(Checkpoint, LayersThatPredictFurtherTokensAreLeftOutWithOneNotice) {
+  const auto checkpoint = Checkpoint::open(kCheckpoints / "deepseek-v3");
+  ASSERT_TRUE(checkpoint.has_value()) << checkpoint.error().message;
+  EXPECT_FALSE(checkpoint->tensors.contains("model.layers.3.eh_proj.weight"));
+  ASSERT_EQ(checkpoint->notices.size(), 1U);
+  EXPECT_NE(checkpoint->notices[0].find("tensors of layers from 3 on, which predict further tokens: ignored"),
+            std::string::npos)
+      << checkpoint->notices[0];
+  const auto float8 = Checkpoint::open(kCheckpoints / "deepseek-v3-fp8");
+  ASSERT_TRUE(float8.has_value()) << float8.error().message;
+  EXPECT_TRUE(float8->tensors.contains("model.layers.0.self_attn.o_proj.weight_scale_inv"));
+}
+
 TEST(Checkpoint, EachMissingSurplusOrMisshapenTensorIsNamed) {
   struct Row {
     const char* checkpoint;
@@ -74,6 +87,11 @@ TEST(Checkpoint, EachMissingSurplusOrMisshapenTensorIsNamed) {
       {"qwen3-sharded", "model.safetensors.index.json", "model-00001-of-00003", "../odel-00001-of-003",
        "weight_map: "},
       {"qwen3", "generation_config.json", "0.6", "-1", "generation_config.json: temperature: -1"},
+      {"deepseek-v3-fp8", "config.json", "128,\n      128", "64,\n      128", "weight_scale_inv: shape ["},
+      {"deepseek-v3-fp8", "config.json", "quantization_config", "_",
+       "float8_e4m3fn, expected bfloat16, float16 or float32 where config.json has no quantization_config"},
+      {"deepseek-v3", "config.json", "\"kv_lora_rank\": 64", "\"kv_lora_rank\": 48",
+       "model.layers.0.self_attn.kv_a_proj_with_mqa.weight: shape [80, 128], expected [64, 128]"},
   };
   for (const Row& row : rows) {
     const TemporaryDirectory directory;

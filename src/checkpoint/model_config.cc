@@ -245,9 +245,6 @@ void reject_unsupported(JsonFields& fields) {
   if (const std::string act = fields.text("hidden_act", "silu"); act != "silu") {
     fields.reject("hidden_act", act + ", expected silu");
   }
-  if (fields.has("quantization_config")) {
-    fields.reject("quantization_config", "quantised weights, expected bf16, f16 or f32 and no such key");
-  }
   if (fields.boolean("use_sliding_window", false)) {
     fields.reject("use_sliding_window", "true, expected false: sliding windows are not supported");
   }
@@ -255,6 +252,28 @@ void reject_unsupported(JsonFields& fields) {
   for (const std::string& type : fields.texts("layer_types")) {
     if (type != "full_attention") fields.reject("layer_types", type + ", expected full_attention");
   }
+}
+
+void read_quantization(JsonFields& fields, const std::string& file_name, BlockFp8Config& fp8) {
+  const json::object* object = fields.object("quantization_config");
+  if (object == nullptr) return;
+  const std::string place = file_name + ": quantization_config";
+  JsonFields inner(place, *object);
+  if (const std::string method = inner.text("quant_method", ""); method != "fp8") {
+    inner.reject("quant_method",
+                 method + ", expected fp8 (or weights in bf16, f16 or f32 and no quantization_config)");
+  }
+  if (const std::string format = inner.text("fmt", "e4m3"); format != "e4m3") {
+    inner.reject("fmt", format + ", expected e4m3");
+  }
+  const std::vector<int64_t> block = inner.integers("weight_block_size", 1, static_cast<int64_t>(kWidthMax));
+  if (block.size() != 2) {
+    inner.reject("weight_block_size", fmt::format("[{}], expected two numbers", fmt::join(block, ", ")));
+  } else {
+    fp8 = {static_cast<size_t>(block[0]), static_cast<size_t>(block[1])};
+  }
+  if (inner.failure())
+    fields.reject("quantization_config", inner.failure()->message.substr(place.size() + 2));
 }
 
 Result<json::value> parse_object(std::string_view text, std::string_view file_name) {
@@ -296,6 +315,7 @@ Result<ModelConfig> parse_model_config(std::string_view text, std::string_view f
   config.rope = read_rope(fields, std::string(file_name), is_deepseek(config));
   read_experts(fields, config);
   config.dtype = read_dtype(fields);
+  read_quantization(fields, std::string(file_name), config.fp8);
   config.eos_token_ids = read_token_ids(fields, "eos_token_id", config.vocab_size);
   const std::vector<TokenId> bos = read_token_ids(fields, "bos_token_id", config.vocab_size);
   if (!bos.empty()) config.bos_token_id = bos.front();

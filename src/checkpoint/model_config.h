@@ -67,6 +67,13 @@ struct MoeConfig {
   size_t shared_intermediate_size = 0;  // of the expert that every token takes; 0: none
 };
 
+// Linear weights in float8_e4m3fn, each with a float32 factor per block beside it, NAME_scale_inv
+// [ceil(out / rows), ceil(in / cols)]: DeepSeek's and Qwen's "fp8". No rows: none.
+struct BlockFp8Config {
+  size_t rows = 0;
+  size_t cols = 0;
+};
+
 struct ModelConfig {
   Architecture architecture = Architecture::kQwen3;
   std::string model_type;  // "qwen3", as the file says; for people
@@ -84,6 +91,7 @@ struct ModelConfig {
   bool output_bias = false;          // o_proj has one
   bool qk_norm = false;              // q_norm, k_norm [head_dim] before rope
   bool tie_word_embeddings = false;  // logits use the embedding; no lm_head
+  BlockFp8Config fp8;
   MlaConfig mla;
   MoeConfig moe;
   std::vector<bool> layer_is_moe;      // [layers]

@@ -46,11 +46,12 @@ TEST(ModelConfig, ALayerHasExpertsUnlessItIsListedOrNotOnTheStep) {
 
 // A valid DeepSeek-V3 config with `extra` added.
 std::string deepseek_with(std::string_view extra) {
-  return qwen3_with(R"("architectures":["DeepseekV3ForCausalLM"],"q_lora_rank":80,"kv_lora_rank":64,"qk_nope_head_dim":24,
+  return qwen3_with(
+      R"("architectures":["DeepseekV3ForCausalLM"],"q_lora_rank":80,"kv_lora_rank":64,"qk_nope_head_dim":24,
     "qk_rope_head_dim":16,"v_head_dim":20,"n_routed_experts":16,"num_experts_per_tok":4,"moe_intermediate_size":32,
     "n_shared_experts":2,"n_group":4,"topk_group":2,"routed_scaling_factor":2.5,"first_k_dense_replace":1,
     "rope_scaling":{"type":"yarn","factor":40,"original_max_position_embeddings":4096,"mscale":1.0,"mscale_all_dim":0.7})" +
-                    std::string(extra.empty() ? "" : ",") + std::string(extra));
+      std::string(extra.empty() ? "" : ",") + std::string(extra));
 }
 
 TEST(ModelConfig, ReadsTheTwoGenerationsOfDeepseek) {
@@ -82,7 +83,8 @@ TEST(ModelConfig, EachWrongValueOfDeepseekIsNamed) {
       {R"("scoring_func":"tanh")", "scoring_func: tanh, expected sigmoid or softmax"},
       {R"("topk_method":"best")", "topk_method: best, expected noaux_tc, group_limited_greedy or greedy"},
       {R"("n_group":3,"topk_group":2)", "n_group: 3, expected a divisor of n_routed_experts 16"},
-      {R"("n_group":8,"topk_group":1)", "num_experts_per_tok: 4, expected at most the 2 experts of topk_group 1 groups"},
+      {R"("n_group":8,"topk_group":1)",
+       "num_experts_per_tok: 4, expected at most the 2 experts of topk_group 1 groups"},
       {R"("attention_bias":true)", "attention_bias: true, expected false"},
       {R"("rope_scaling":{"type":"yarn","factor":2,"original_max_position_embeddings":64,"beta_fast":1})",
        "beta_fast: 1, expected more than beta_slow 1"}};
@@ -113,7 +115,11 @@ TEST(ModelConfig, EachWrongValueIsNamedWithItsKeyAndTheExpectation) {
       {R"("eos_token_id":1000)", "eos_token_id: 1000, expected at most 4096 integers from 0 to 999"},
       {R"("use_sliding_window":true)", "use_sliding_window: true, expected false"},
       {R"("layer_types":["sliding_attention"])", "layer_types: sliding_attention, expected full_attention"},
-      {R"("quantization_config":{})", "quantization_config: quantised weights"},
+      {R"("quantization_config":{"quant_method":"awq"})",
+       "quantization_config: quant_method: awq, expected fp8"},
+      {R"("quantization_config":{"quant_method":"fp8","fmt":"e5m2"})",
+       "quantization_config: fmt: e5m2, expected e4m3"},
+      {R"("quantization_config":{"quant_method":"fp8"})", "weight_block_size: [], expected two numbers"},
       {R"("rope_scaling":{"type":"yarn"})",
        "config.json: rope_scaling: rope_type: yarn, expected default, linear or llama3"},
       {R"("rope_scaling":{"type":"linear"})", "factor: missing, expected a number from 1"},

@@ -197,6 +197,31 @@ TEST(Engine, WhatIsDecidedDoesNotWaitForThePass) {
   EXPECT_TRUE(std::holds_alternative<TokensEvent>(outbox.answers[0]));
 }
 
+// Where an answer's K and V have a form of their own, no later prompt finds them, not even one that continues
+// the answer.
+TEST(Engine, BlocksOfAnAnswerAreFoundByLaterPromptsUnlessTheirFormIsTheAnswersOwn) {
+  for (const bool own_form : {false, true}) {
+    EngineConfig config;
+    config.prefix_cache = true;
+    Rig rig(config, 64, {}, false, {.answer_has_own_form = own_form});
+    const uint32_t block = rig.model.info().kv_layout.block_tokens;
+    Request first;
+    first.id = RequestId{1};
+    for (uint32_t i = 0; i < block + 3; ++i) first.prompt.push_back(static_cast<TokenId>(i));
+    first.sampling.max_tokens = 3 * block;
+    first.sampling.ignore_eos = true;
+    rig.step({Submit{first}});
+    rig.run();
+    Request second = first;
+    second.id = RequestId{2};
+    for (const DrawnToken& token : rig.seen[1].choices[0]) second.prompt.push_back(token.token);
+    rig.step({Submit{second}});
+    rig.run();
+    EXPECT_EQ(rig.engine->stats().prefix_hits, (own_form ? 1 : 4) * block) << own_form;
+    rig.expect_nothing_leaked();
+  }
+}
+
 TEST(Engine, ChoicesAndSeedsDrawTheirOwnAnswers) {
   Rig rig({}, 64);
   std::set<std::vector<TokenId>> answers;

@@ -34,7 +34,7 @@ struct Golden {
 std::vector<Golden> all_goldens() {
   std::vector<Golden> all;
   for (const char* name : {"qwen3", "qwen3-sharded", "qwen2", "llama", "llama-f16", "qwen3-moe",
-                           "deepseek-v3", "deepseek-v3-nolora"}) {
+                           "deepseek-v3", "deepseek-v3-nolora", "deepseek-v3-fp8"}) {
     const std::string base = kSource + "/tests/golden/checkpoints/" + name;
     all.push_back({name, base, base + ".golden.safetensors"});
   }
@@ -186,7 +186,7 @@ TEST(Decoder, InBfloat16AgreesWithinTwiceTheRoundingNoise) {
 
 // The form of a position changes roundings alone, and it does change them.
 TEST(Decoder, BothFormsOfALatentAttentionGiveHuggingFacesLogits) {
-  for (const char* name : {"deepseek-v3", "deepseek-v3-nolora"}) {
+  for (const char* name : {"deepseek-v3", "deepseek-v3-nolora", "deepseek-v3-fp8"}) {
     const std::string base = kSource + "/tests/golden/checkpoints/" + name;
     Runner runner(base, kernels::available_isas().back(), 2, {.dtype = DTypeChoice::kFloat32});
     for (const Prompt& prompt : read_prompts(base + ".golden.safetensors")) {
@@ -205,14 +205,15 @@ TEST(Decoder, BothFormsOfALatentAttentionGiveHuggingFacesLogits) {
               << " in the prompt's form";
         }
       }
-      if (prompt.ids.size() > 1) EXPECT_TRUE(forms[0] != forms[2]) << name << ", prompt of " << prompt.ids.size();
+      if (prompt.ids.size() > 1)
+        EXPECT_TRUE(forms[0] != forms[2]) << name << ", prompt of " << prompt.ids.size();
       runner.free.insert(runner.free.end(), blocks.begin(), blocks.end());
     }
   }
 }
 
-// The trained models of the demo: float32 logits after the prompt, and their answers in both types, which end with the end
-// token; what comes after was never trained.
+// The trained models of the demo: float32 logits after the prompt, and their answers in both types, which end
+// with the end token; what comes after was never trained.
 TEST(Decoder, AnswersOfTheDemoModelsAreHuggingFaces) {
   for (const std::string name : {"qwen3-moe", "deepseek-v3"}) {
     const auto file = SafetensorsFile::open(kSource + "/models/" + name + ".golden.safetensors");

@@ -28,6 +28,7 @@ FakeModel::FakeModel(const FakeModelOptions& options) : options_(options) {
   info_.max_position = options_.max_position;
   info_.activation_dtype = options_.layout.dtype;
   info_.kv_layout = options_.layout;
+  info_.answer_has_own_form = options_.answer_has_own_form;
   info_.fingerprint = fmt::format("{:064x}", options_.weights);
 }
 

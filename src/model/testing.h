@@ -27,6 +27,7 @@ struct FakeModelOptions {
   uint64_t weights = 1;                // models of different numbers give different answers and fingerprints
   std::optional<TokenId> nan_token{};  // rows whose token this is have NaN logits
   std::optional<TokenId> inf_token{};  // rows whose token this is have one logit of +inf
+  bool answer_has_own_form = false;    // said, not done
 };
 
 class FakeModel final : public LanguageModel {

@@ -27,6 +27,8 @@ class WeightReader {
     CHECK(tensor.shape.size() == 2, "{}: {} dimensions", name, tensor.shape.size());
     const ConstMatrix stored{aligned(tensor), tensor.dtype, tensor.shape[0], tensor.shape[1],
                              tensor.shape[1]};
+    if (stored.dtype == DType::kF8E4M3)
+      return converted_.emplace(name, dequantised(name, stored)).first->second;
     if (activation_ == DType::kF32 || stored.dtype == DType::kBf16) return stored;
     std::byte* copy = new_copy(stored.rows * stored.cols * sizeof(Bf16));
     const kernels::Matrix target{copy, DType::kBf16, stored.rows, stored.cols, stored.cols};
@@ -48,6 +50,28 @@ class WeightReader {
     kernels::convert(cpu_, {stored.data, stored.dtype, 1, stored.size, stored.size},
                      {copy, DType::kF32, 1, stored.size, stored.size});
     return {copy, DType::kF32, stored.size};
+  }
+
+  // A float8 weight times the factors of its blocks, once and for all, in the type of the activations.
+  ConstMatrix dequantised(const std::string& name, ConstMatrix stored) {
+    const Tensor& tensor = checkpoint_.tensor(name + "_scale_inv");
+    const auto* scales = static_cast<const float*>(aligned(tensor));
+    const checkpoint::BlockFp8Config& block = checkpoint_.config.fp8;
+    std::byte* copy = new_copy(stored.rows * stored.cols * size_of(activation_));
+    const kernels::Matrix target{copy, activation_, stored.rows, stored.cols, stored.cols};
+    cpu_.team().run(stored.rows, [&](size_t row) {
+      const auto* from = static_cast<const uint8_t*>(stored.at(row, 0));
+      const float* factors = scales + row / block.rows * tensor.shape[1];
+      for (size_t col = 0; col < stored.cols; ++col) {
+        const float value = float_of_e4m3(from[col]) * factors[col / block.cols];
+        if (activation_ == DType::kF32) {
+          static_cast<float*>(target.at(row, 0))[col] = value;
+        } else {
+          static_cast<Bf16*>(target.at(row, 0))[col] = to_bf16(value);
+        }
+      }
+    });
+    return target;
   }
 
   // Rows [head * step, head * step + rows) of `stored` for each head, turned: [heads * stored.cols, rows].

@@ -69,8 +69,8 @@ struct DecoderWeights {
 };
 
 // Views for a model that computes in `activation` (kBf16 or kF32). The checkpoint must outlive them. What the
-// kernels cannot read in place is copied: in bf16 every linear weight that is not bf16, and misaligned
-// tensors.
+// kernels cannot read in place is copied: in bf16 every linear weight that is not bf16, float8 weights times
+// their factors (in the type of the activations), and misaligned tensors.
 DecoderWeights load_weights(const checkpoint::Checkpoint& checkpoint, DType activation,
                             const kernels::Cpu& cpu);
 

@@ -97,13 +97,21 @@ class Demonstration(unittest.TestCase):
         return [sys.executable, "-u", str(DEMO), "--baton", cluster.BATON, *words]
 
     def test_each_question_is_answered_by_two_processes_and_the_proof_holds(self):
-        answer = subprocess.run(self.words("--port-base", str(self.free_base())), capture_output=True, text=True, timeout=WAIT_SECONDS, check=False)
+        for more in ([], ["--model", "deepseek", "--chaos"]):
+            with self.subTest(more=more):
+                self.run_whole(more)
+
+    def run_whole(self, more: list[str]):
+        words = self.words("--port-base", str(self.free_base()), *more)
+        answer = subprocess.run(words, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False)
         self.assertEqual((answer.returncode, answer.stderr), (0, ""), answer.stdout)
         rows = re.findall(r"(?m)^  (\S.*?) {2,}(P[12]) +(D[12])((?: +[\d.]+){6})  (\d+) \+ (\d+)$", answer.stdout)
         self.assertEqual(len(rows), 6, answer.stdout)
         self.assertEqual({row[1] for row in rows} | {row[2] for row in rows}, {"P1", "P2", "D1", "D2"})
         self.assertIn("A violin is a bowed stringed instrument", answer.stdout)
         self.assertRegex(answer.stdout, r"to one instance alone: [1-9]\d+ tokens and their log-probabilities are equal to the bit")
+        if "--chaos" in more:
+            self.assertRegex(answer.stdout, r"D[12] began the answer, D[12] ended it: [1-9]\d* tokens")
 
     def test_a_port_in_use_is_named_with_what_to_do(self):
         base = self.free_base()
