@@ -117,7 +117,8 @@ TEST(Resumption, IdsOutsideTheVocabularyAreRefusedByPlace) {
   EXPECT_EQ(read.error().message,
             "baton_resume.choices[1].token_ids[1]: 100, expected a token id from 0 to 99");
   EXPECT_EQ(read.error().param, "baton_resume");
-  EXPECT_EQ(parse_resumption(std::string_view("[1]"), kVocab).error().message, "baton_resume: [1], expected an object");
+  EXPECT_EQ(parse_resumption(std::string_view("[1]"), kVocab).error().message,
+            "baton_resume: [1], expected an object");
   EXPECT_EQ(parse_resumption(std::string_view("{}"), kVocab).error().message,
             "baton_resume.head, expected the head of the answer's first note");
 }

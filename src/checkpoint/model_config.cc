@@ -26,13 +26,15 @@ struct ArchitectureName {
   std::string_view name;
   Architecture architecture;
 };
-constexpr std::array<ArchitectureName, 6> kArchitectures = {
-    {{"Qwen3ForCausalLM", Architecture::kQwen3},
-     {"Qwen3MoeForCausalLM", Architecture::kQwen3Moe},
-     {"Qwen2ForCausalLM", Architecture::kQwen2},
-     {"LlamaForCausalLM", Architecture::kLlama},
-     {"DeepseekV3ForCausalLM", Architecture::kDeepseekV3},
-     {"DeepseekV2ForCausalLM", Architecture::kDeepseekV2}}};
+constexpr auto kArchitectures = std::to_array<ArchitectureName>({
+    {"Qwen3ForCausalLM", Architecture::kQwen3},
+    {"Qwen3MoeForCausalLM", Architecture::kQwen3Moe},
+    {"Qwen2ForCausalLM", Architecture::kQwen2},
+    {"LlamaForCausalLM", Architecture::kLlama},
+    {"MistralForCausalLM", Architecture::kMistral},
+    {"DeepseekV3ForCausalLM", Architecture::kDeepseekV3},
+    {"DeepseekV2ForCausalLM", Architecture::kDeepseekV2},
+});
 
 bool is_deepseek(const ModelConfig& config) {
   return config.architecture == Architecture::kDeepseekV3 || config.architecture == Architecture::kDeepseekV2;
@@ -241,12 +243,23 @@ std::vector<TokenId> read_token_ids(JsonFields& fields, std::string_view key, si
 }
 
 // Keys that change the mathematics in ways the built-in architectures do not follow.
-void reject_unsupported(JsonFields& fields) {
+void reject_unsupported(JsonFields& fields, const ModelConfig& config) {
   if (const std::string act = fields.text("hidden_act", "silu"); act != "silu") {
     fields.reject("hidden_act", act + ", expected silu");
   }
   if (fields.boolean("use_sliding_window", false)) {
     fields.reject("use_sliding_window", "true, expected false: sliding windows are not supported");
+  }
+  // Mistral's first models look no further back than that; no other architecture reads the key without
+  // use_sliding_window.
+  const auto window = config.architecture == Architecture::kMistral
+                          ? fields.optional_integer("sliding_window", 1, static_cast<int64_t>(kPositionsMax))
+                          : std::nullopt;
+  if (window && static_cast<size_t>(*window) < config.max_position_embeddings) {
+    fields.reject("sliding_window",
+                  fmt::format("{}, expected null or at least max_position_embeddings {}: sliding windows "
+                              "are not supported",
+                              *window, config.max_position_embeddings));
   }
   if (fields.boolean("mlp_bias", false)) fields.reject("mlp_bias", "true, expected false");
   for (const std::string& type : fields.texts("layer_types")) {
@@ -319,7 +332,7 @@ Result<ModelConfig> parse_model_config(std::string_view text, std::string_view f
   config.eos_token_ids = read_token_ids(fields, "eos_token_id", config.vocab_size);
   const std::vector<TokenId> bos = read_token_ids(fields, "bos_token_id", config.vocab_size);
   if (!bos.empty()) config.bos_token_id = bos.front();
-  reject_unsupported(fields);
+  reject_unsupported(fields, config);
   if (fields.failure()) return Failure(*fields.failure());
   return config;
 }

@@ -18,7 +18,7 @@ namespace baton::checkpoint {
 
 inline constexpr size_t kConfigBytesMax = 16U << 20;
 
-enum class Architecture : uint8_t { kQwen3, kQwen3Moe, kQwen2, kLlama, kDeepseekV3, kDeepseekV2 };
+enum class Architecture : uint8_t { kQwen3, kQwen3Moe, kQwen2, kLlama, kMistral, kDeepseekV3, kDeepseekV2 };
 
 // "Qwen3ForCausalLM", ...: the names in config.json's `architectures`.
 std::string_view architecture_name(Architecture architecture);

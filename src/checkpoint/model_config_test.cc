@@ -114,6 +114,8 @@ TEST(ModelConfig, EachWrongValueIsNamedWithItsKeyAndTheExpectation) {
       {R"("torch_dtype":"int8")", "torch_dtype: int8, expected bfloat16, float16 or float32"},
       {R"("eos_token_id":1000)", "eos_token_id: 1000, expected at most 4096 integers from 0 to 999"},
       {R"("use_sliding_window":true)", "use_sliding_window: true, expected false"},
+      {R"("architectures":["MistralForCausalLM"],"sliding_window":4095)",
+       "sliding_window: 4095, expected null or at least max_position_embeddings 4096"},
       {R"("layer_types":["sliding_attention"])", "layer_types: sliding_attention, expected full_attention"},
       {R"("quantization_config":{"quant_method":"awq"})",
        "quantization_config: quant_method: awq, expected fp8"},

@@ -20,11 +20,21 @@ struct Shape {
 };
 
 const std::vector<Shape> kShapes = {
-    {DType::kBf16, 4, 2, 32}, {DType::kBf16, 3, 1, 64},  {DType::kBf16, 4, 4, 128}, {DType::kF32, 4, 2, 32},
-    {DType::kF32, 2, 2, 96},  {DType::kBf16, 14, 2, 80}, {DType::kBf16, 2, 1, 256}, {DType::kF32, 8, 1, 256},
+    {DType::kBf16, 4, 2, 32},
+    {DType::kBf16, 3, 1, 64},
+    {DType::kBf16, 4, 4, 128},
+    {DType::kF32, 4, 2, 32},
+    {DType::kF32, 2, 2, 96},
+    {DType::kBf16, 14, 2, 80},
+    {DType::kBf16, 2, 1, 256},
+    {DType::kF32, 8, 1, 256},
     // Heads of a latent attention, expanded and absorbed: 70 query heads do not fit one task.
-    {DType::kBf16, 4, 4, 48, 32},        {DType::kF32, 4, 2, 48, 32},        {DType::kBf16, 6, 1, 80, 64, true},
-    {DType::kF32, 3, 1, 80, 64, true},   {DType::kBf16, 70, 1, 80, 64, true}, {DType::kBf16, 2, 1, 576, 512, true}};
+    {DType::kBf16, 4, 4, 48, 32},
+    {DType::kF32, 4, 2, 48, 32},
+    {DType::kBf16, 6, 1, 80, 64, true},
+    {DType::kF32, 3, 1, 80, 64, true},
+    {DType::kBf16, 70, 1, 80, 64, true},
+    {DType::kBf16, 2, 1, 576, 512, true}};
 
 // q, k, v of the positions [0, length) of one sequence.
 struct Sequence {
@@ -32,7 +42,9 @@ struct Sequence {
   size_t length;
   Tensor q, k, v;
 
-  ConstMatrix values() const { return shape.values_in_keys ? ConstMatrix() : v.matrix(); }  // as store_kv wants them
+  ConstMatrix values() const {
+    return shape.values_in_keys ? ConstMatrix() : v.matrix();
+  }  // as store_kv wants them
 };
 
 Sequence sequence(const Shape& s, size_t length, uint64_t seed) {
@@ -129,9 +141,9 @@ TEST(Attention, StaysWithinTheRoundingErrorOfItsFormula) {
     for (const size_t row : {0UL, 1UL, 15UL, 16UL, 62UL, 63UL, 64UL, 127UL, 128UL, 149UL}) {
       for (size_t head = 0; head < shape.heads; ++head) {
         const auto q = head_values(s.q, head, shape.head_dim, row, 1);
-        const auto expected = reference::attend(q, head_values(s.k, head / group, shape.head_dim, 0, row + 1),
-                                                values_of(s, head / group, row + 1),
-                                                static_cast<double>(scale_of(shape)));
+        const auto expected =
+            reference::attend(q, head_values(s.k, head / group, shape.head_dim, 0, row + 1),
+                              values_of(s, head / group, row + 1), static_cast<double>(scale_of(shape)));
         const auto got = head_values(out, head, shape.value_dim, row, 1);
         for (size_t d = 0; d < got.size(); ++d) {
           ASSERT_NEAR(got[d], expected[d], bound) << "shape " << i << ", row " << row << ", head " << head;

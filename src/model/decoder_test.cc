@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <numeric>
 #include <random>
 
@@ -210,6 +212,27 @@ TEST(Decoder, BothFormsOfALatentAttentionGiveHuggingFacesLogits) {
       runner.free.insert(runner.free.end(), blocks.begin(), blocks.end());
     }
   }
+}
+
+// docs/new-model.md: an architecture that is another's mathematics has to give its bits.
+TEST(Decoder, MistralIsLlamaUnderAnotherName) {
+  namespace fs = std::filesystem;
+  const fs::path llama = kSource + "/tests/golden/checkpoints/llama-f16";
+  const fs::path mistral = fs::path(testing::TempDir()) / "mistral";
+  fs::remove_all(mistral);
+  fs::copy(llama, mistral, fs::copy_options::recursive);
+  std::ifstream in(llama / "config.json");
+  std::string config((std::istreambuf_iterator<char>(in)), {});
+  config.replace(config.find("LlamaForCausalLM"), std::strlen("LlamaForCausalLM"), "MistralForCausalLM");
+  std::ofstream(mistral / "config.json") << config;
+  const std::vector<TokenId> ids = {5, 17, 400, 3, 99, 250, 31};
+  std::vector<std::vector<float>> logits;
+  for (const std::string& directory : {llama.string(), mistral.string()}) {
+    Runner runner(directory, kernels::available_isas().back(), 1, {});
+    logits.push_back(runner.logits_from(ids, 0, runner.take(ids.size())));
+    EXPECT_EQ(runner.model->info().architecture == "MistralForCausalLM", directory == mistral.string());
+  }
+  EXPECT_EQ(logits[0], logits[1]);
 }
 
 // The trained models of the demo: float32 logits after the prompt, and their answers in both types, which end

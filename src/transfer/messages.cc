@@ -71,7 +71,8 @@ void read(Reader& in, Identity& identity) {
   identity.fingerprint = in.text("fingerprint", kTextBytesMax);
   identity.layout.layers = in.number<uint32_t>("layers");
   const auto kind = in.number<uint8_t>("kv_kind");
-  if (kind > static_cast<uint8_t>(kv::KvKind::kLatent)) in.wrong("kv_kind", fmt::format("{}", kind), "0 or 1");
+  if (kind > static_cast<uint8_t>(kv::KvKind::kLatent))
+    in.wrong("kv_kind", fmt::format("{}", kind), "0 or 1");
   identity.layout.kind = static_cast<kv::KvKind>(kind);
   identity.layout.kv_heads = in.number<uint32_t>("kv_heads");
   identity.layout.head_dim = in.number<uint32_t>("head_dim");

@@ -56,9 +56,9 @@ struct Identity {
 };
 
 // Empty if KV of `theirs` may be decoded from by `own`, else the first field that differs and both values:
-// protocol, fingerprint, layers, kv_kind, kv_heads, head_dim, dtype, tp_size. block_size may differ but must be one
-// that a layout can have (kv/layout.h). engine_id, boot_id, dp_size and max_model_len may differ (a request
-// that is too long for one side is refused by that side).
+// protocol, fingerprint, layers, kv_kind, kv_heads, head_dim, dtype, tp_size. block_size may differ but must
+// be one that a layout can have (kv/layout.h). engine_id, boot_id, dp_size and max_model_len may differ (a
+// request that is too long for one side is refused by that side).
 std::string find_mismatch(const Identity& own, const Identity& theirs);
 
 // Which end of a connection has the KV that moves on it.

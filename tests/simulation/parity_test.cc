@@ -276,13 +276,14 @@ TEST_P(RealKernelParity, HoldsWithRealKernelsOnEveryInstructionSet) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Checkpoints, RealKernelParity,
-                         testing::Combine(testing::Values("qwen3", "qwen3-moe", "llama", "qwen2", "deepseek-v3"), kOrders),
-                         [](const auto& info) {
-                           std::string name = std::get<0>(info.param);
-                           std::erase(name, '-');
-                           return name + "_" + std::string(api::order_name(std::get<1>(info.param)));
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Checkpoints, RealKernelParity,
+    testing::Combine(testing::Values("qwen3", "qwen3-moe", "llama", "qwen2", "deepseek-v3"), kOrders),
+    [](const auto& info) {
+      std::string name = std::get<0>(info.param);
+      std::erase(name, '-');
+      return name + "_" + std::string(api::order_name(std::get<1>(info.param)));
+    });
 
 }  // namespace
 }  // namespace baton::simulation
