@@ -140,10 +140,10 @@ Result<void> FabricPeer::open_messages() {
   return status == UCS_OK ? Result<void>() : ucx_failure(fabric_.ucx_, "active messages", status);
 }
 
-// Keys go before their endpoint; the worker's end is what ends the peer's writes.
+// Writes that still wait for a peer that was stopped read the key while the endpoint is closed: the key goes after it,
+// and before the worker, whose end is what ends the peer's writes.
 FabricPeer::~FabricPeer() {
   const Library& ucx = fabric_.ucx_;
-  if (key_ != nullptr) ucx.rkey_destroy(key_);
   if (endpoint_ != nullptr) {
     ucp_request_param_t params{};
     params.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
@@ -155,6 +155,7 @@ FabricPeer::~FabricPeer() {
       ucx.request_free(request);
     }
   }
+  if (key_ != nullptr) ucx.rkey_destroy(key_);
   if (worker_ != nullptr) ucx.worker_destroy(worker_);
 }
 
