@@ -30,8 +30,8 @@ find_package(Boost 1.81 REQUIRED COMPONENTS json)
 find_package(simdjson REQUIRED)
 
 # Foreign headers are most of what a source has the compiler read: they are parsed once for the rooms and once for their
-# tests. That takes one set of macros everywhere. The fuzz preset does without, so that each source must include what
-# it uses.
+# tests. That takes one set of macros everywhere. The fuzz preset does without, so that each source of a room must
+# include what it uses.
 option(BATON_PRECOMPILE "Precompile the headers of foreign libraries" ON)
 target_compile_definitions(baton_flags INTERFACE BOOST_ASIO_NO_DEPRECATED BOOST_ASIO_DISABLE_VISIBILITY
   $<TARGET_PROPERTY:Boost::json,INTERFACE_COMPILE_DEFINITIONS>

@@ -93,7 +93,7 @@ bool is_tolerated(std::string_view name, const ModelConfig& config) {
 // Layers behind the last one predict further tokens (DeepSeek-AI 2024b, 2.2): no part of the main model.
 bool is_of_later_layer(std::string_view name, const ModelConfig& config) {
   constexpr std::string_view kPrefix = "model.layers.";
-  if (config.mla.kv_lora_rank == 0 || !name.starts_with(kPrefix)) return false;
+  if (!config.has_latent_attention() || !name.starts_with(kPrefix)) return false;
   size_t layer = 0;
   const char* begin = name.data() + kPrefix.size();
   const auto [end, error] = std::from_chars(begin, name.data() + name.size(), layer);

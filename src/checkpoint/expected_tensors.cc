@@ -43,7 +43,7 @@ void add_latent_attention(const ModelConfig& config, const std::string& name, Te
 }
 
 void add_attention(const ModelConfig& config, const std::string& name, TensorList& list) {
-  if (config.mla.kv_lora_rank > 0) return add_latent_attention(config, name, list);
+  if (config.has_latent_attention()) return add_latent_attention(config, name, list);
   const uint64_t query_width = config.query_heads * config.head_dim;
   const uint64_t kv_width = config.kv_heads * config.head_dim;
   list.add_linear(name + ".q_proj", query_width, config.hidden_size, config.qkv_bias);

@@ -98,6 +98,8 @@ struct ModelConfig {
   DType dtype = DType::kBf16;          // what the file says its weights are; the tensors decide
   std::vector<TokenId> eos_token_ids;  // each in [0, vocab_size)
   std::optional<TokenId> bos_token_id;
+
+  bool has_latent_attention() const { return mla.kv_lora_rank > 0; }
 };
 
 // Parses the text of config.json. `file_name` goes into messages. kInvalid names the key, the value and what

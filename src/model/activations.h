@@ -25,7 +25,6 @@ class Activations {
     CHECK(rows <= rows_max_, "{} rows, at most {}", rows, rows_max_);
     return {data_.get(), dtype_, rows, cols_, cols_};
   }
-  size_t rows_max() const { return rows_max_; }
 
  private:
   static constexpr size_t kAlignment = 64;

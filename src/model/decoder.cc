@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <new>
 #include <optional>
 #include <utility>
 
@@ -49,7 +48,7 @@ struct Buffers {
 
   static Buffers for_model(const ModelConfig& config, DType dtype, size_t rows, size_t logit_rows) {
     const size_t hidden = config.hidden_size;
-    const bool is_latent = config.mla.kv_lora_rank > 0;
+    const bool is_latent = config.has_latent_attention();
     const size_t query = is_latent ? 0 : config.query_heads * config.head_dim;
     const size_t kv = is_latent ? 0 : config.kv_heads * config.head_dim;
     const size_t attended = config.query_heads * (is_latent ? config.mla.value_dim : config.head_dim);
@@ -95,11 +94,11 @@ class Decoder final : public LanguageModel {
         batch_rows_max_(options.batch_rows_max),
         logit_rows_max_(options.logit_rows_max),
         weights_(std::move(weights)),
-        rope_(config_.mla.kv_lora_rank > 0
+        rope_(config_.has_latent_attention()
                   ? kernels::RopeTable()
                   : kernels::RopeTable(rope_frequencies(config_.rope, config_.head_dim), info_.max_position)),
         buffers_(Buffers::for_model(config_, info_.activation_dtype, batch_rows_max_, logit_rows_max_)) {
-    if (config_.mla.kv_lora_rank > 0)
+    if (config_.has_latent_attention())
       latent_.emplace(config_, cpu_, info_.activation_dtype, batch_rows_max_, info_.max_position);
   }
 
@@ -153,7 +152,7 @@ void Decoder::begin(const Batch& batch) {
   }
   CHECK(pass_.positions.size() == pass_.rows, "sequences of {} rows, {} tokens", pass_.positions.size(),
         pass_.rows);
-  if (latent_) latent_->begin(batch.sequences);
+  if (latent_) latent_->begin(batch.sequences, pass_.spans, pass_.positions);
 }
 
 kernels::KvLayer Decoder::kv_layer(kv::KvArena& arena, size_t layer) const {
@@ -318,14 +317,14 @@ std::vector<std::string> notices_of(const ModelConfig& config, DTypeChoice choic
   }
   if (weights.copied_bytes > 0) {
     notices.push_back(
-        fmt::format("{} bytes of weights were copied, because they are not aligned bfloat16 in the file",
+        fmt::format("{} bytes of weights are copies, of another type, order or alignment than in the file",
                     weights.copied_bytes));
   }
   return notices;
 }
 
 Result<void> check_kernels_can(const ModelConfig& config) {
-  if (config.mla.kv_lora_rank > 0) {
+  if (config.has_latent_attention()) {
     const checkpoint::MlaConfig& mla = config.mla;
     const size_t width = mla.kv_lora_rank + mla.rope_dim;
     if (mla.kv_lora_rank % 16 != 0 || mla.kv_lora_rank > kernels::kValueDimMax) {
@@ -391,7 +390,7 @@ Result<LoadedDecoder> load_decoder(std::shared_ptr<const Checkpoint> checkpoint,
   info.vocab_size = static_cast<uint32_t>(config.vocab_size);
   info.max_position = static_cast<uint32_t>(max_position);
   info.activation_dtype = activation;
-  const bool is_latent = config.mla.kv_lora_rank > 0;
+  const bool is_latent = config.has_latent_attention();
   info.answer_has_own_form = is_latent;
   info.kv_layout = {.kind = is_latent ? kv::KvKind::kLatent : kv::KvKind::kKeysAndValues,
                     .layers = static_cast<uint32_t>(config.layers),

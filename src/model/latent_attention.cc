@@ -67,26 +67,24 @@ LatentAttention::LatentAttention(const checkpoint::ModelConfig& config, const ke
       weighed_(dtype, rows_max, heads_ * mla_.kv_lora_rank),
       answered_(dtype, rows_max, heads_ * mla_.value_dim) {}
 
-void LatentAttention::begin(std::span<const SequenceRows> sequences) {
-  positions_.clear();
-  spans_.clear();
+void LatentAttention::begin(std::span<const SequenceRows> sequences, std::span<const RowSpan> spans,
+                            std::span<const uint32_t> positions) {
+  positions_ = positions;
+  spans_ = spans;
   prompt_spans_.clear();
   answer_spans_.clear();
   answer_rows_.clear();
-  for (const SequenceRows& sequence : sequences) {
-    const size_t first_row = positions_.size();
-    const uint32_t first = sequence.first_position;
-    const uint32_t in_prompt =
-        std::min(sequence.prompt_tokens - std::min(first, sequence.prompt_tokens), sequence.rows);
-    spans_.push_back({sequence.blocks, first_row, sequence.rows, first});
-    if (in_prompt > 0) prompt_spans_.push_back({sequence.blocks, first_row, in_prompt, first});
-    if (in_prompt < sequence.rows) {
-      answer_spans_.push_back(
-          {sequence.blocks, answer_rows_.size(), sequence.rows - in_prompt, first + in_prompt});
-    }
-    for (uint32_t i = 0; i < sequence.rows; ++i) {
-      if (i >= in_prompt) answer_rows_.push_back(static_cast<uint32_t>(first_row + i));
-      positions_.push_back(first + i);
+  for (size_t i = 0; i < spans.size(); ++i) {
+    const RowSpan& all = spans[i];
+    const size_t left =
+        sequences[i].prompt_tokens - std::min<size_t>(all.first_position, sequences[i].prompt_tokens);
+    const size_t in_prompt = std::min(left, all.rows);
+    if (in_prompt > 0) prompt_spans_.push_back({all.blocks, all.first_row, in_prompt, all.first_position});
+    if (in_prompt == all.rows) continue;
+    answer_spans_.push_back(
+        {all.blocks, answer_rows_.size(), all.rows - in_prompt, all.first_position + in_prompt});
+    for (size_t row = in_prompt; row < all.rows; ++row) {
+      answer_rows_.push_back(static_cast<uint32_t>(all.first_row + row));
     }
   }
 }
@@ -123,17 +121,14 @@ void LatentAttention::attend(const LatentAttentionWeights& weights, const KvLaye
   if (!answer_rows_.empty()) attend_absorbed(weights, kv, attended);
 }
 
-// K and V of heads [first_head, first_head + heads) at the positions up to the span's last one, as one block
-// of a cache.
-KvLayer LatentAttention::expand(const LatentAttentionWeights& weights, const RowSpan& span, size_t first_head,
+// K and V of heads [first_head, first_head + heads) at the positions of the latents, as one block of a cache.
+KvLayer LatentAttention::expand(const LatentAttentionWeights& weights, ConstMatrix latents, size_t first_head,
                                 size_t heads) {
-  const size_t positions = span.first_position + span.rows;
+  const size_t positions = latents.rows;
   const size_t capacity = filled_up(positions);
   const size_t nope = mla_.nope_dim;
-  const size_t width = mla_.kv_lora_rank + mla_.rope_dim;
   const size_t made = nope + mla_.value_dim;  // of a head and position
   const size_t element = size_of(dtype_);
-  const ConstMatrix latents{latents_.data(), dtype_, positions, width, width};
   const Matrix products = within(products_, dtype_, positions, heads * made);
   kernels::linear(cpu_, {.x = latents.column_range(0, mla_.kv_lora_rank),
                          .weight = weights.kv_up.row_range(first_head * made, heads * made),
@@ -185,7 +180,7 @@ void LatentAttention::attend_expanded(const LatentAttentionWeights& weights, con
   const Matrix out = out_padded_.first(positions_.size());
   for (size_t head = 0; head < heads_; head += at_once) {
     const size_t heads = std::min(at_once, heads_ - head);
-    kernels::attention(cpu_, {.kv = expand(weights, span, head, heads),
+    kernels::attention(cpu_, {.kv = expand(weights, latents, head, heads),
                               .spans = {&rows, 1},
                               .q = q.column_range(head * key_dim_, heads * key_dim_),
                               .out = out.column_range(head * value_dim_, heads * value_dim_),

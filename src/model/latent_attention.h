@@ -34,8 +34,10 @@ class LatentAttention {
   LatentAttention(const checkpoint::ModelConfig& config, const kernels::Cpu& cpu, DType dtype,
                   size_t rows_max, size_t max_position);
 
-  // Notes where the rows of a pass stand.
-  void begin(std::span<const SequenceRows> sequences);
+  // Notes which rows of a pass are in a prompt. spans and positions are those of all its rows, one span per
+  // sequence; they must outlive the pass.
+  void begin(std::span<const SequenceRows> sequences, std::span<const kernels::RowSpan> spans,
+             std::span<const uint32_t> positions);
 
   // Queries of `normed` [rows, hidden]; the latents of its rows go into the cache.
   void input(const LatentAttentionWeights& weights, kernels::Matrix normed, const kernels::KvLayer& kv);
@@ -44,14 +46,12 @@ class LatentAttention {
   void attend(const LatentAttentionWeights& weights, const kernels::KvLayer& kv, kernels::Matrix attended);
 
  private:
-  struct Expansion;
-
   void attend_expanded(const LatentAttentionWeights& weights, const kernels::KvLayer& kv,
                        const kernels::RowSpan& span, kernels::Matrix attended);
   void attend_absorbed(const LatentAttentionWeights& weights, const kernels::KvLayer& kv,
                        kernels::Matrix attended);
-  kernels::KvLayer expand(const LatentAttentionWeights& weights, const kernels::RowSpan& span,
-                          size_t first_head, size_t heads);
+  kernels::KvLayer expand(const LatentAttentionWeights& weights, ConstMatrix latents, size_t first_head,
+                          size_t heads);
 
   const checkpoint::MlaConfig& mla_;
   const size_t heads_;
@@ -62,8 +62,8 @@ class LatentAttention {
   const size_t key_dim_;    // of an expanded head, filled up with zeros to what the kernels take
   const size_t value_dim_;  // the same
 
-  std::vector<uint32_t> positions_;             // [rows]
-  std::vector<kernels::RowSpan> spans_;         // of all rows
+  std::span<const uint32_t> positions_;         // [rows]
+  std::span<const kernels::RowSpan> spans_;     // of all rows
   std::vector<kernels::RowSpan> prompt_spans_;  // of those in a prompt
   std::vector<kernels::RowSpan> answer_spans_;  // of the others, counted within answer_rows_
   std::vector<uint32_t> answer_rows_;
@@ -78,8 +78,7 @@ class LatentAttention {
   Activations weighed_;     // [rows, heads * kv_lora_rank]: latents, weighed by a head's attention
   Activations answered_;    // [rows, heads * value_dim]
 
-  std::vector<std::byte>
-      latents_;  // of all positions up to a span's last one, [positions, kv_lora_rank + rope_dim]
+  std::vector<std::byte> latents_;   // up to a span's last position, [positions, kv_lora_rank + rope_dim]
   std::vector<std::byte> products_;  // [positions, heads of one turn * (nope_dim + value_dim)]
   std::vector<std::byte> expanded_;  // one block of K and V of these heads
 };

@@ -155,7 +155,7 @@ LayerWeights read_layer(WeightReader& reader, const checkpoint::ModelConfig& con
   const std::string attention = name + ".self_attn";
   LayerWeights weights;
   weights.attention_norm = reader.vector(name + ".input_layernorm.weight");
-  if (config.mla.kv_lora_rank > 0) {
+  if (config.has_latent_attention()) {
     weights.latent = read_latent_attention(reader, config, attention);
   } else {
     read_attention(reader, config, attention, weights);

@@ -48,12 +48,11 @@ struct LayerWeights {
   ConstVector q_norm;             // [head_dim], or none
   ConstVector k_norm;             // [head_dim], or none
   LatentAttentionWeights latent;  // in place of all of these
-  LinearWeights
-      output;  // [hidden, query_heads * head_dim], of a latent attention [hidden, query_heads * value_dim]
-  ConstVector mlp_norm;     // [hidden]
-  MlpWeights mlp;           // of a dense layer
-  ConstMatrix router;       // [experts, hidden], of a mixture-of-experts layer
-  ConstVector choice_bias;  // f32 [experts], or none
+  LinearWeights output;           // [hidden, query_heads * head_dim], or query_heads * value_dim of a latent
+  ConstVector mlp_norm;           // [hidden]
+  MlpWeights mlp;                 // of a dense layer
+  ConstMatrix router;             // [experts, hidden], of a mixture-of-experts layer
+  ConstVector choice_bias;        // f32 [experts], or none
   std::vector<kernels::Expert> experts;
   MlpWeights shared;  // of every token, beside the experts; or none
 };

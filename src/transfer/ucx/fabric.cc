@@ -140,8 +140,8 @@ Result<void> FabricPeer::open_messages() {
   return status == UCS_OK ? Result<void>() : ucx_failure(fabric_.ucx_, "active messages", status);
 }
 
-// Writes that still wait for a peer that was stopped read the key while the endpoint is closed: the key goes after it,
-// and before the worker, whose end is what ends the peer's writes.
+// Writes that still wait for a peer that was stopped read the key while the endpoint is closed: the key goes
+// after it, and before the worker, whose end is what ends the peer's writes.
 FabricPeer::~FabricPeer() {
   const Library& ucx = fabric_.ucx_;
   if (endpoint_ != nullptr) {
